@@ -40,6 +40,9 @@ class ModelConfig:
     trunk: HieraConfig | TinyViTConfig
     revision: Revision = "2.1"
     image_px: int = 1024
+    memory_layers: int = 4
+    remembers: bool = True
+    """False while the memory parts are untrained: they exist as the identity, and the tracker leaves them out."""
 
     @property
     def is_nano(self) -> bool:
@@ -54,7 +57,7 @@ HIERA = {
     "large": HieraConfig(144, 2, (2, 6, 36, 4), (23, 33, 43), 7, (8, 4, 16, 8)),
 }
 
-NANO = ModelConfig(trunk=TinyViTConfig(), image_px=672)
+NANO = ModelConfig(trunk=TinyViTConfig(), image_px=672, memory_layers=2, remembers=False)
 
 
 def sam2_config(size: str, revision: Revision = "2.1", image_px: int = 1024) -> ModelConfig:

@@ -1,0 +1,255 @@
+"""SAM 2 assembled, as four verbs that hold no state: see, recall, decode, remember.
+
+Attributes that hold parameters are named as in the official checkpoints, which are a file format. The rules are those
+of sam2_base.py at facebookresearch/sam2 2b90b9f; differences are marked `Differs:` and have a test of that name.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from masklet.model.config import HieraConfig, ModelConfig
+from masklet.model.hiera import Hiera
+from masklet.model.layers import MLP, resize
+from masklet.model.mask_decoder import Answers, MaskDecoder, stable
+from masklet.model.memory_attention import MemoryAttention, Tokens
+from masklet.model.memory_encoder import MemoryEncoder
+from masklet.model.neck import FpnNeck
+from masklet.model.position import sine_map, sine_times
+from masklet.model.prompt_encoder import PADDING, PromptEncoder
+from masklet.model.tiny_vit import PlainNeck, TinyViT
+
+WIDTH = 256
+MEMORY_WIDTH = 64
+STRIDE = 16
+MAPS = 7
+"""Time slots of spatial memories: one for every prompted frame together, six for the frames just before."""
+POINTERS = 16
+"""Object pointers reach this many frames back, the present one counted."""
+ABSENT = -1024.0
+"""Mask logit of an object that is not there."""
+CERTAIN = 10.0
+"""Logit of a mask that a person gave."""
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What the network sees in one picture."""
+
+    image: Tensor
+    """`[1, 256, h, w]`, stride 16."""
+    fine: tuple[Tensor, Tensor] | None
+    """`[1, 32, 4h, 4w]` and `[1, 64, 2h, 2w]`; None for nano."""
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        return self.image.shape[-2], self.image.shape[-1]
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Point prompts of a batch; padded with label -1."""
+
+    xy: Tensor
+    """`[b, n, 2]`, pixels of the network's input."""
+    labels: Tensor
+    """`[b, n]` int: 1 and 0 clicks, 2 and 3 the corners of a box, -1 padding."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recollection:
+    """What one object takes from its memory bank for one frame."""
+
+    maps: Sequence[tuple[Tensor, int]]
+    """`[64, h, w]` memory maps, each with its time slot: 0 the frame before, ..., 5 six frames before, 6 prompted."""
+    pointers: Sequence[tuple[Tensor, int]]
+    """`[256]` object pointers, each with its distance in frames; negative means from the future."""
+    reach: int
+    """The distance that codes as one: `min(frames in the video, 16) - 1`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """One answer per object."""
+
+    logits: Tensor
+    """`[b, 1, 4h, 4w]`, above 0 is object; all -1024 where the object is absent."""
+    ious: Tensor
+    """`[b]`, predicted."""
+    scores: Tensor
+    """`[b]`, occlusion logits; above 0 present."""
+    pointers: Tensor
+    """`[b, 256]`."""
+
+
+class ImageEncoder(nn.Module):
+    """Trunk and neck."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.trunk: nn.Module
+        self.neck: nn.Module
+        if isinstance(config.trunk, HieraConfig):
+            self.trunk, self.neck = Hiera(config.trunk), FpnNeck(config.trunk)
+        else:
+            self.trunk, self.neck = TinyViT(config.trunk), PlainNeck()
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        maps = self.neck(self.trunk(pixels))
+        return [maps] if isinstance(maps, Tensor) else maps
+
+
+class Network(nn.Module):
+    """SAM 2, or nano, with random weights; `masklet.load_network` gives trained ones."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image_encoder = ImageEncoder(config)
+        self.sam_prompt_encoder = PromptEncoder(config.image_px)
+        self.sam_mask_decoder = MaskDecoder(high_resolution=not config.is_nano)
+        self.memory_encoder = MemoryEncoder()
+        self.memory_attention = MemoryAttention(config.memory_layers)
+        self.mask_downsample = nn.Conv2d(1, 1, kernel_size=4, stride=4)
+        self.obj_ptr_proj = MLP((WIDTH, WIDTH, WIDTH, WIDTH))
+        self.maskmem_tpos_enc = nn.Parameter(torch.randn(MAPS, 1, 1, MEMORY_WIDTH) * 0.02)
+        self.no_mem_embed = nn.Parameter(torch.zeros(1, 1, WIDTH))
+        self.no_mem_pos_enc = nn.Parameter(torch.zeros(1, 1, WIDTH))  # in every checkpoint, used by none
+        self.no_obj_ptr = nn.Parameter(torch.randn(1, WIDTH) * 0.02)
+        if config.revision == "2.1":
+            self.obj_ptr_tpos_proj = nn.Linear(WIDTH, MEMORY_WIDTH)
+            self.no_obj_embed_spatial = nn.Parameter(torch.randn(1, MEMORY_WIDTH) * 0.02)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.no_mem_embed.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.no_mem_embed.device
+
+    def see(self, pixels: Tensor) -> Features:
+        """Encode one normalised picture `[1, 3, h, w]`; sides are multiples of 32 (nano: 16)."""
+        maps = self.image_encoder(pixels.to(self.dtype))
+        if len(maps) == 1:
+            return Features(maps[0], None)
+        decoder = self.sam_mask_decoder
+        return Features(maps[2], (decoder.conv_s0(maps[0]), decoder.conv_s1(maps[1])))
+
+    def recall(self, features: Features, recollections: Sequence[Recollection]) -> Tensor:
+        """Condition a picture on what each object remembers, `[b, 256, h, w]`.
+
+        An object without any memory sees the picture plus a learned constant, as on a first prompted frame.
+        """
+        blank = (features.image + self.no_mem_embed.view(1, WIDTH, 1, 1)).expand(len(recollections), -1, -1, -1)
+        with_memory = [i for i, r in enumerate(recollections) if r.maps]
+        if not with_memory:
+            return blank
+        tokens = [self._tokens(recollections[i], features.size_hw) for i in with_memory]
+        recalled: Tensor = self.memory_attention(features.image, tokens)
+        if len(with_memory) == len(recollections):
+            return recalled
+        return blank.index_copy(0, torch.tensor(with_memory, device=blank.device), recalled)
+
+    def decode(
+        self, image: Tensor, fine: tuple[Tensor, Tensor] | None, points: Points | None, logits: Tensor | None
+    ) -> Decoded:
+        """Answer a prompt on conditioned pictures `[b, 256, h, w]`.
+
+        At most one point per object means an ambiguous prompt: of three readings the one with the best predicted IoU
+        is taken. With more, the single answer, unless it is unstable. `logits` `[b, 1, 4h, 4w]` is a dense prompt.
+        """
+        ambiguous = points is None or points.labels.shape[1] <= 1
+        answers = self._answers(image, fine, points, logits)
+        rows = torch.arange(len(image), device=image.device)
+        best = answers.ious[:, 1:].argmax(1) + 1
+        chosen = best if ambiguous else torch.where(stable(answers.logits[:, 0]), 0, best)
+        # The pointer of an unambiguous prompt comes from token 0 even where its mask was unstable.
+        token = answers.tokens[rows, best if ambiguous else torch.zeros_like(best)]
+        present = answers.scores > 0
+        return Decoded(
+            torch.where(present[:, :, None, None], answers.logits[rows, chosen][:, None], ABSENT),
+            answers.ious[rows, chosen],
+            answers.scores[:, 0],
+            self._pointer(token, present),
+        )
+
+    def adopt(self, features: Features, mask: Tensor) -> Decoded:
+        """Take a person's mask `[b, 1, 16h, 16w]` (0 or 1) as the answer; the decoder only makes the pointer."""
+        logits = mask * (2 * CERTAIN) - CERTAIN
+        prompt = self.mask_downsample(mask.to(self.dtype))
+        image = features.image.expand(len(mask), -1, -1, -1)
+        answers = self._answers(image, features.fine, None, prompt)
+        present = mask.flatten(1).any(1, keepdim=True)
+        pointer = self._pointer(answers.tokens[:, 0], answers.scores > 0)
+        kept = present.to(pointer.dtype)
+        return Decoded(
+            resize(logits, (4 * features.size_hw[0], 4 * features.size_hw[1]), antialias=True),
+            mask.new_ones(len(mask)),
+            torch.where(present[:, 0], CERTAIN, -CERTAIN),
+            kept * pointer + (1 - kept) * self.no_obj_ptr,
+        )
+
+    def remember(self, features: Features, logits: Tensor, scores: Tensor, *, prompted: bool) -> Tensor:
+        """Encode masks `[b, 1, 4h, 4w]` into memory maps `[b, 64, h, w]`; prompted masks are binarised first."""
+        size_hw = (STRIDE * features.size_hw[0], STRIDE * features.size_hw[1])
+        full = resize(logits.float(), size_hw)
+        mask = ((full > 0).float() if prompted else full.sigmoid()) * 20.0 - 10.0
+        maps: Tensor = self.memory_encoder(features.image, mask.to(self.dtype))
+        if self.config.revision == "2.1":
+            absent = (scores <= 0).to(maps.dtype)[:, None, None, None]
+            maps = maps + absent * self.no_obj_embed_spatial[..., None, None]
+        return maps
+
+    def _answers(
+        self, image: Tensor, fine: tuple[Tensor, Tensor] | None, points: Points | None, logits: Tensor | None
+    ) -> Answers:
+        encoder, size_hw = self.sam_prompt_encoder, (image.shape[-2], image.shape[-1])
+        if points is None:
+            nowhere = torch.zeros(len(image), 1, 2, device=image.device)
+            points = Points(nowhere, torch.full((len(image), 1), PADDING, device=image.device))
+        answers: Answers = self.sam_mask_decoder(
+            image,
+            encoder.positions(size_hw),
+            encoder.points(points.xy, points.labels),
+            encoder.mask(logits, size_hw),
+            fine,
+        )
+        return answers
+
+    def _pointer(self, token: Tensor, present: Tensor) -> Tensor:
+        """Project a mask token to an object pointer; absent objects all have the same one."""
+        kept = present.to(token.dtype)
+        return kept * self.obj_ptr_proj(token) + (1 - kept) * self.no_obj_ptr
+
+    def _tokens(self, recollection: Recollection, size_hw: tuple[int, int]) -> Tokens:
+        place = sine_map(*size_hw, MEMORY_WIDTH, self.device).flatten(1).T.to(self.dtype)
+        values = [m.to(self.dtype).flatten(1).T for m, _ in recollection.maps]
+        codes = [place + self.maskmem_tpos_enc[slot, 0] for _, slot in recollection.maps]
+        pieces = WIDTH // MEMORY_WIDTH
+        if recollection.pointers:
+            pointers = torch.stack([p for p, _ in recollection.pointers]).to(self.dtype)
+            values.append(pointers.reshape(-1, MEMORY_WIDTH))
+            codes.append(self._times(recollection).repeat_interleave(pieces, dim=0))
+        return Tokens(torch.cat(values), torch.cat(codes), pieces * len(recollection.pointers))
+
+    def _times(self, recollection: Recollection) -> Tensor:
+        """Code how far away each pointer is, `[n, 64]`; revision 2.0 says nothing of it."""
+        if self.config.revision == "2.0":
+            return torch.zeros(len(recollection.pointers), MEMORY_WIDTH, dtype=self.dtype, device=self.device)
+        distances = torch.tensor([float(d) for _, d in recollection.pointers], device=self.device)
+        codes: Tensor = self.obj_ptr_tpos_proj(sine_times(distances / recollection.reach, WIDTH).to(self.dtype))
+        return codes
+
+
+def normalise(pixels: Tensor, *, size_hw: tuple[int, int]) -> Tensor:
+    """Turn an 8-bit picture `[h, w, 3]` into network input `[1, 3, *size_hw]`, by ImageNet's mean and deviation."""
+    mean = torch.tensor([0.485, 0.456, 0.406], device=pixels.device).view(3, 1, 1)
+    deviation = torch.tensor([0.229, 0.224, 0.225], device=pixels.device).view(3, 1, 1)
+    picture = pixels.permute(2, 0, 1)[None].float() / 255
+    shrinks = size_hw[0] < picture.shape[2] or size_hw[1] < picture.shape[3]
+    picture = functional.interpolate(picture, size_hw, mode="bilinear", align_corners=False, antialias=shrinks)
+    return (picture - mean) / deviation
