@@ -1,0 +1,119 @@
+"""What is kept of one object: every prompted frame, and the few frames before that attention can reach.
+
+Bounded by distance in frames, never by count: the reference chooses memories by frame index and leaves a slot empty
+where a prompted frame lies inside the window, so a list of the last six would choose others.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from masklet.model.network import MAPS, POINTERS, Recollection
+
+MAP_DTYPE = torch.bfloat16
+"""The official predictor stores memory maps so, whatever the network computes in."""
+PROMPTED_SLOT = MAPS - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """One object on one frame, as the network answered."""
+
+    frame: int
+    logits: Tensor | None
+    """`[1, 4h, 4w]`, holes filled; dropped once the next frame is done."""
+    score: float
+    iou: float
+    pointer: Tensor
+    """`[256]`."""
+    map: Tensor | None
+    """`[64, h, w]`; dropped when out of attention's reach, None where the model has no memory."""
+
+    def low_resolution(self) -> NDArray[np.float32]:
+        """Return the logits `[4h, 4w]`, which only the latest frame of a pass and prompted frames still have."""
+        if self.logits is None:
+            raise LookupError(f"the logits of frame {self.frame} were let go")
+        return self.logits[0].float().cpu().numpy()
+
+
+@dataclass(eq=False)
+class MemoryBank:
+    """The memories of one object. `unbounded` keeps everything, as the official predictor does."""
+
+    unbounded: bool = False
+    prompted: dict[int, Memory] = field(default_factory=dict)
+    recent: dict[int, Memory] = field(default_factory=dict)
+    last_seen: Memory | None = None
+    """The latest memory of this pass with a mask that is not empty; nano looks for the object there."""
+    _cursor: tuple[int, bool] | None = None
+    """Frame and direction of the pass under way."""
+
+    def arrive(self, frame: int, *, reverse: bool) -> None:
+        """Come to a frame: unless that continues the pass under way, a new one starts from the prompted frames."""
+        step = 1 if reverse else -1
+        behind = frame + step
+        while behind in self.prompted:  # their answers stand, so no pass stops there
+            behind += step
+        if self._cursor != (behind, reverse):
+            self.last_seen = self.nearest(frame)
+            if not self.unbounded:
+                self.recent.clear()
+        self.last_seen = self.prompted.get(frame + step, self.last_seen)
+        self._cursor = (frame, reverse)
+
+    def keep(self, memory: Memory, *, prompted: bool) -> None:
+        """Store a memory, and let go of those which no later frame of the pass can reach."""
+        if prompted:
+            self.prompted[memory.frame] = memory
+            self.recent.pop(memory.frame, None)
+            return
+        self.recent[memory.frame] = memory
+        if memory.logits is not None and bool((memory.logits > 0).any()):
+            self.last_seen = memory
+        if not self.unbounded:
+            self.recent = {f: _slim(m, abs(memory.frame - f)) for f, m in self.recent.items() if _near(f, memory.frame)}
+
+    def at(self, frame: int) -> Memory | None:
+        """Return what is known of a frame, prompted first."""
+        return self.prompted.get(frame) or self.recent.get(frame)
+
+    def nearest(self, frame: int) -> Memory | None:
+        """Return the prompted memory closest in time."""
+        return min(self.prompted.values(), key=lambda memory: abs(memory.frame - frame), default=None)
+
+    def recollect(self, frame: int, *, reverse: bool, reach: int) -> Recollection:
+        """Choose what a frame attends to (`sam2_base.py`, `_prepare_memory_conditioned_features`).
+
+        Maps of all prompted frames, past and future, then of the six frames just passed; pointers of the prompted
+        frames already passed, then of the frames just passed.
+        """
+        sign = -1 if reverse else 1
+        maps = [(m.map, PROMPTED_SLOT) for m in self.prompted.values() if m.map is not None]
+        pointers = [(m.pointer, sign * (frame - f)) for f, m in self.prompted.items() if sign * (frame - f) >= 0]
+        for distance in range(MAPS - 1, 0, -1):
+            memory = self.recent.get(frame - sign * distance)
+            if memory is not None and memory.map is not None:
+                maps.append((memory.map, distance - 1))
+        for distance in range(1, reach + 1):
+            memory = self.recent.get(frame - sign * distance)
+            if memory is not None:
+                pointers.append((memory.pointer, distance))
+        return Recollection(maps, pointers, reach)
+
+
+def reach_of(frame_count: int | None) -> int:
+    """How far back pointers go. The official code divides by zero for a single frame; a stream counts as long."""
+    return max(1, min(frame_count or POINTERS, POINTERS) - 1)
+
+
+def _near(frame: int, now: int) -> bool:
+    return abs(now - frame) < POINTERS - 1
+
+
+def _slim(memory: Memory, age: int) -> Memory:
+    if age == 0:
+        return memory
+    return replace(memory, logits=None, map=memory.map if age < MAPS - 1 else None)

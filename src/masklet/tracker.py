@@ -1,0 +1,253 @@
+"""Objects through a video, one frame at a time: prompts and features in, masks out. Holds memories, never frames."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from masklet.errors import BadPrompt
+from masklet.memory import MAP_DTYPE, Memory, MemoryBank, reach_of
+from masklet.model.holes import fill_holes
+from masklet.model.layers import resize
+from masklet.model.network import STRIDE, Decoded, Features, Network, Points, Recollection, normalise
+from masklet.model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIVE, PADDING, POSITIVE
+from masklet.prompts import Prompt
+
+LOGIT_LIMIT = 32.0
+"""Earlier logits are clamped to this before they are a prompt (`sam2_video_predictor.py`)."""
+BOX_MARGIN = 0.05
+"""A propagated box is this much of its size larger on each side (`docs/nano.md`)."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The source's size and the network's input size; the one place where coordinates are scaled."""
+
+    height: int
+    width: int
+    input_hw: tuple[int, int]
+
+    @classmethod
+    def of(cls, network: Network, *, height: int, width: int) -> "Geometry":
+        """SAM 2 squashes to a square; nano keeps the shape, its long side at the configured size."""
+        side = network.config.image_px
+        if not network.config.is_nano:
+            return cls(height, width, (side, side))
+        scale = side / max(height, width)
+        rounded = [max(1, round(n * scale / STRIDE)) * STRIDE for n in (height, width)]
+        return cls(height, width, (rounded[0], rounded[1]))
+
+    def scale(self, xy: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+        """Turn source pixels into input pixels."""
+        return [(x / self.width * self.input_hw[1], y / self.height * self.input_hw[0]) for x, y in xy]
+
+
+@dataclass(eq=False)
+class _Track:
+    bank: MemoryBank
+    waiting: dict[int, Prompt] = field(default_factory=dict)
+    """Corrections of frames that tracking has not reached."""
+    given: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    """Masks that a person gave, returned as they are."""
+
+
+class Tracker:
+    """Tracks any number of objects through one video or stream.
+
+    A frame is seen once (`see`), prompted (`prompt`) or tracked (`step`) with what was seen, and drawn (`masks`).
+    `frame_count` None means a stream; `official` keeps every rule of Meta's predictor, for comparison.
+    """
+
+    def __init__(
+        self, network: Network, *, height: int, width: int, frame_count: int | None = None, official: bool = False
+    ) -> None:
+        self.network = network
+        self.geometry = Geometry.of(network, height=height, width=width)
+        self.reach = reach_of(frame_count)
+        self.official = official
+        self._tracks: dict[str, _Track] = {}
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """Names in the order of their first prompt."""
+        return tuple(self._tracks)
+
+    def bank(self, name: str) -> MemoryBank:
+        """Return an object's memories."""
+        return self._tracks[name].bank
+
+    @torch.inference_mode()
+    def see(self, rgb: NDArray[np.uint8]) -> Features:
+        """Encode a picture `[h, w, 3]` of the source's size."""
+        if rgb.shape[:2] != (self.geometry.height, self.geometry.width):
+            size = f"{self.geometry.width}x{self.geometry.height}"
+            raise BadPrompt(f"a frame is {rgb.shape[1]}x{rgb.shape[0]}, but this tracker was made for {size}")
+        pixels = torch.from_numpy(rgb).to(self.network.device)
+        return self.network.see(normalise(pixels, size_hw=self.geometry.input_hw))
+
+    @torch.inference_mode()
+    def prompt(
+        self,
+        features: Features,
+        prompt: Prompt,
+        *,
+        reverse: bool | None = None,
+        before: NDArray[np.float32] | None = None,
+    ) -> Memory | None:
+        """Answer a prompt on its frame; from now on it conditions every other frame of the object.
+
+        `reverse` says in which direction the frame was tracked before, if it was: then memory takes part. The earlier
+        logits of the frame, those still known or else `before`, are a prompt too. A correction of a frame that has
+        no mask yet waits until `step` gets there, and None is returned.
+        """
+        track = self._tracks.setdefault(prompt.object, _Track(MemoryBank(unbounded=self.official)))
+        known = track.bank.at(prompt.frame)
+        if known is not None and known.logits is not None:
+            before = known.low_resolution()
+        if prompt.is_correction and before is None and not self.official:
+            track.waiting[prompt.frame] = prompt
+            return None
+        track.given.pop(prompt.frame, None)
+        if prompt.mask is not None:
+            decoded = self.network.adopt(features, self._input_mask(prompt.mask))
+            track.given[prompt.frame] = prompt.mask
+        else:
+            image = self._condition(features, track, prompt.frame, reverse)
+            decoded = self.network.decode(image, features.fine, self._points(prompt), self._dense(before))
+        memory = self._memories(features, decoded, prompt.frame, prompted=True)[0]
+        self._keep_prompted(track, memory, reverse is not None)
+        return memory
+
+    @torch.inference_mode()
+    def step(self, frame: int, features: Features, objects: Sequence[str], *, reverse: bool = False) -> list[Memory]:
+        """Track objects on one frame, all in one batch; those prompted on it keep their answer."""
+        tracks = [self._tracks[name] for name in objects]
+        for track in tracks:
+            track.bank.arrive(frame, reverse=reverse)
+        known = [track.bank.prompted.get(frame) for track in tracks]
+        todo = [track for track, memory in zip(tracks, known, strict=True) if memory is None]
+        new = iter(self._track(frame, features, todo, reverse) if todo else ())
+        return [memory or next(new) for memory in known]
+
+    @torch.inference_mode()
+    def masks(self, frame: int, memories: Mapping[str, Memory]) -> NDArray[np.bool_]:
+        """Return the masks of answers that still have their logits, `[n, h, w]`, source size."""
+        size_hw = (self.geometry.height, self.geometry.width)
+        masks = np.zeros((len(memories), *size_hw), bool)
+        for mask, (name, memory) in zip(masks, memories.items(), strict=True):
+            given = self._tracks[name].given.get(frame)
+            # Differs: a person's own mask comes back as it was given, not as the network would draw it.
+            exact = given is not None and not self.official
+            mask[:] = given if exact else self.enlarge(memory.low_resolution()) > 0
+        return masks
+
+    @torch.inference_mode()
+    def enlarge(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Bring logits `[4h, 4w]` to the source's size, `[h, w]`."""
+        full = resize(torch.from_numpy(logits)[None, None], (self.geometry.height, self.geometry.width))
+        return full[0, 0].numpy()
+
+    def withdraw(self, name: str, frame: int) -> None:
+        """Forget the prompt of an object on a frame."""
+        track = self._tracks[name]
+        track.bank.prompted.pop(frame, None)
+        track.waiting.pop(frame, None)
+        track.given.pop(frame, None)
+
+    def remove(self, name: str) -> None:
+        """Forget an object and all its memory; the others do not notice."""
+        self._tracks.pop(name, None)
+
+    def _track(self, frame: int, features: Features, tracks: list[_Track], reverse: bool) -> list[Memory]:
+        recollections = [t.bank.recollect(frame, reverse=reverse, reach=self.reach) for t in tracks]
+        image = self.network.recall(features, recollections)
+        points, logits = self._propagated(tracks)
+        decoded = self.network.decode(image, features.fine, points, logits)
+        memories = self._memories(features, decoded, frame, prompted=False)
+        for i, track in enumerate(tracks):
+            correction = track.waiting.pop(frame, None)
+            if correction is not None:
+                before = self._dense(memories[i].low_resolution())
+                again = self.network.decode(image[i : i + 1], features.fine, self._points(correction), before)
+                memories[i] = self._memories(features, again, frame, prompted=True)[0]
+            track.bank.keep(memories[i], prompted=correction is not None)
+        return memories
+
+    def _condition(self, features: Features, track: _Track, frame: int, reverse: bool | None) -> Tensor:
+        """A frame that was not tracked before is answered without memory, as if it were a picture."""
+        if reverse is None:
+            return self.network.recall(features, [Recollection((), (), self.reach)])
+        return self.network.recall(features, [track.bank.recollect(frame, reverse=reverse, reach=self.reach)])
+
+    def _keep_prompted(self, track: _Track, memory: Memory, was_tracked: bool) -> None:
+        """Store a prompted frame. Differs: officially a correction of a tracked frame is overwritten or dropped."""
+        lost = self.official and was_tracked
+        if not lost:
+            track.bank.keep(memory, prompted=True)
+        elif memory.frame not in track.bank.prompted:
+            track.bank.keep(memory, prompted=False)
+
+    def _memories(self, features: Features, decoded: Decoded, frame: int, *, prompted: bool) -> list[Memory]:
+        """Prompted frames are remembered as the person saw them, holes filled and binarised; tracked ones raw."""
+        filled = fill_holes(decoded.logits)
+        maps: Sequence[Tensor | None] = [None] * len(filled)
+        if self.network.config.remembers:
+            source = filled if prompted else decoded.logits
+            maps = self.network.remember(features, source, decoded.scores, prompted=prompted).to(MAP_DTYPE).unbind()
+        scores, ious = decoded.scores.tolist(), decoded.ious.tolist()
+        return [
+            Memory(frame, logits, score, iou, pointer, memory_map)
+            for logits, score, iou, pointer, memory_map in zip(
+                filled, scores, ious, decoded.pointers, maps, strict=True
+            )
+        ]
+
+    def _points(self, prompt: Prompt) -> Points:
+        xy = [(c.x, c.y) for c in prompt.clicks]
+        labels = [POSITIVE if c.positive else NEGATIVE for c in prompt.clicks]
+        if prompt.box is not None:
+            xy = [(prompt.box.x0, prompt.box.y0), (prompt.box.x1, prompt.box.y1), *xy]
+            labels = [BOX_TOP_LEFT, BOX_BOTTOM_RIGHT, *labels]
+        device = self.network.device
+        return Points(
+            torch.tensor([self.geometry.scale(xy)], dtype=torch.float32, device=device),
+            torch.tensor([labels], device=device),
+        )
+
+    def _dense(self, logits: NDArray[np.float32] | None) -> Tensor | None:
+        """Turn earlier logits into a dense prompt."""
+        if logits is None:
+            return None
+        return torch.from_numpy(logits).to(self.network.device)[None, None].clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
+
+    def _input_mask(self, mask: NDArray[np.bool_]) -> Tensor:
+        picture = torch.from_numpy(np.ascontiguousarray(mask)).to(self.network.device)[None, None].float()
+        return (resize(picture, self.geometry.input_hw, antialias=True) >= 0.5).float()
+
+    def _propagated(self, tracks: list[_Track]) -> tuple[Points | None, Tensor | None]:
+        """Make nano's prompt of each object's last visible mask: its box, slightly larger, and its logits."""
+        if not self.network.config.is_nano:
+            return None, None
+        height, width = (n // 4 for n in self.geometry.input_hw)
+        nowhere = torch.full((1, height, width), -LOGIT_LIMIT, device=self.network.device)
+        seen = [track.bank.last_seen for track in tracks]
+        logits = torch.stack([nowhere if m is None or m.logits is None else m.logits for m in seen])
+        boxes = [_box(m[0] > 0) for m in logits]
+        xy = torch.tensor([box or ((0.0, 0.0), (0.0, 0.0)) for box in boxes], device=logits.device)
+        labels = torch.tensor([(BOX_TOP_LEFT, BOX_BOTTOM_RIGHT) if box else (PADDING, PADDING) for box in boxes])
+        return Points(xy, labels.to(logits.device)), logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
+
+
+def _box(cells: Tensor) -> tuple[tuple[float, float], tuple[float, float]] | None:
+    """Return the corners of a low-resolution mask `[h, w]`, with a margin, in input pixels."""
+    ys, xs = cells.any(1).nonzero(), cells.any(0).nonzero()
+    if not len(ys):
+        return None
+    x0, x1 = 4.0 * xs[0].item(), 4.0 * (xs[-1].item() + 1)
+    y0, y1 = 4.0 * ys[0].item(), 4.0 * (ys[-1].item() + 1)
+    dx, dy = BOX_MARGIN * (x1 - x0), BOX_MARGIN * (y1 - y0)
+    right, bottom = 4.0 * cells.shape[1], 4.0 * cells.shape[0]
+    return (max(0.0, x0 - dx), max(0.0, y0 - dy)), (min(right, x1 + dx), min(bottom, y1 + dy))
