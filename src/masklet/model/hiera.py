@@ -52,7 +52,7 @@ class MultiScaleAttention(nn.Module):
 
 
 class MultiScaleBlock(nn.Module):
-    """Transformer block in windows of `window` tokens (0: over the whole map); the first of a stage halves and widens."""
+    """Block in windows of `window` tokens (0: over the whole map); the first of a stage halves and widens."""
 
     def __init__(self, width_in: int, width_out: int, heads: int, window: int) -> None:
         super().__init__()

@@ -1,0 +1,5 @@
+"""`python -m masklet` is the command `masklet`."""
+
+from masklet.cli import main
+
+main()
