@@ -31,9 +31,10 @@ class Answers:
 class TwoWayBlock(nn.Module):
     """Tokens attend to each other, to the picture, and the picture to the tokens."""
 
-    def __init__(self, *, first: bool) -> None:
+    def __init__(self, *, first: bool, heard: slice) -> None:
         super().__init__()
         self.first = first
+        self.heard = heard
         self.self_attn = Attention(WIDTH, HEADS)
         self.norm1 = nn.LayerNorm(WIDTH)
         self.cross_attn_token_to_image = Attention(WIDTH, HEADS, inner=WIDTH // 2)
@@ -44,25 +45,27 @@ class TwoWayBlock(nn.Module):
         self.cross_attn_image_to_token = Attention(WIDTH, HEADS, inner=WIDTH // 2)
 
     def forward(self, tokens: Tensor, image: Tensor, token_codes: Tensor, image_codes: Tensor) -> tuple[Tensor, Tensor]:
+        heard = tokens[:, self.heard]
         if self.first:  # the first block's tokens are their own position codes
-            tokens = self.self_attn(tokens, tokens, tokens)
+            tokens = self.self_attn(tokens, heard, heard)
         else:
             coded = tokens + token_codes
-            tokens = tokens + self.self_attn(coded, coded, tokens)
+            tokens = tokens + self.self_attn(coded, coded[:, self.heard], heard)
         tokens = self.norm1(tokens)
         coded_image = image + image_codes
         tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_codes, coded_image, image))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(image + self.cross_attn_image_to_token(coded_image, tokens + token_codes, tokens))
+        heard, coded = tokens[:, self.heard], (tokens + token_codes)[:, self.heard]
+        image = self.norm4(image + self.cross_attn_image_to_token(coded_image, coded, heard))
         return tokens, image
 
 
 class TwoWayTransformer(nn.Module):
-    """Two blocks and a last look of the tokens at the picture."""
+    """Two blocks and a last look of the tokens at the picture. Only the `heard` tokens are attended to."""
 
-    def __init__(self) -> None:
+    def __init__(self, heard: slice) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(TwoWayBlock(first=i == 0) for i in range(2))
+        self.layers = nn.ModuleList(TwoWayBlock(first=i == 0, heard=heard) for i in range(2))
         self.final_attn_token_to_image = Attention(WIDTH, HEADS, inner=WIDTH // 2)
         self.norm_final_attn = nn.LayerNorm(WIDTH)
 
@@ -76,11 +79,16 @@ class TwoWayTransformer(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """Masks, their quality, and whether the object is there at all."""
+    """Masks, their quality, and whether the object is there at all.
 
-    def __init__(self, *, high_resolution: bool) -> None:
+    `sam1` is nano's: SAM 1 has no high-resolution maps, does not squash the IoU and has no occlusion token. That token
+    listens there and is not heard, so that what SAM 1 learned stays as it was.
+    """
+
+    def __init__(self, *, sam1: bool) -> None:
         super().__init__()
-        self.transformer = TwoWayTransformer()
+        self.sam1 = sam1
+        self.transformer = TwoWayTransformer(heard=slice(1 if sam1 else 0, None))
         self.iou_token = nn.Embedding(1, WIDTH)
         self.mask_tokens = nn.Embedding(MASKS, WIDTH)
         self.obj_score_token = nn.Embedding(1, WIDTH)
@@ -94,8 +102,7 @@ class MaskDecoder(nn.Module):
         self.output_hypernetworks_mlps = nn.ModuleList(MLP((WIDTH, WIDTH, WIDTH, WIDTH // 8)) for _ in range(MASKS))
         self.iou_prediction_head = MLP((WIDTH, WIDTH, WIDTH, MASKS))
         self.pred_obj_score_head = MLP((WIDTH, WIDTH, WIDTH, 1))
-        self.high_resolution = high_resolution
-        if high_resolution:
+        if not sam1:
             self.conv_s0 = nn.Conv2d(WIDTH, WIDTH // 8, kernel_size=1)
             self.conv_s1 = nn.Conv2d(WIDTH, WIDTH // 4, kernel_size=1)
 
@@ -113,8 +120,8 @@ class MaskDecoder(nn.Module):
         weights = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1)
         logits = (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
         ious = self.iou_prediction_head(tokens[:, 1])
-        if self.high_resolution:
-            ious = ious.sigmoid()  # SAM 1, and so nano, predicts the IoU itself
+        if not self.sam1:
+            ious = ious.sigmoid()
         return Answers(logits.float(), ious.float(), mask_tokens, self.pred_obj_score_head(tokens[:, 0]).float())
 
     def _upscale(self, pixels: Tensor, fine: tuple[Tensor, Tensor] | None) -> Tensor:

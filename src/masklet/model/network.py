@@ -110,7 +110,7 @@ class Network(nn.Module):
         self.config = config
         self.image_encoder = ImageEncoder(config)
         self.sam_prompt_encoder = PromptEncoder(config.image_px)
-        self.sam_mask_decoder = MaskDecoder(high_resolution=not config.is_nano)
+        self.sam_mask_decoder = MaskDecoder(sam1=config.is_nano)
         self.memory_encoder = MemoryEncoder()
         self.memory_attention = MemoryAttention(config.memory_layers)
         self.mask_downsample = nn.Conv2d(1, 1, kernel_size=4, stride=4)
