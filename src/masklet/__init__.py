@@ -39,7 +39,28 @@ _HOMES = {
     "segment_video": "segment",
 }
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = [
+    "BadPrompt",
+    "BadVideo",
+    "BadWeights",
+    "Box",
+    "Cancelled",
+    "Click",
+    "FrameMasks",
+    "Network",
+    "NoSpace",
+    "Problem",
+    "Prompt",
+    "Request",
+    "Segmented",
+    "Session",
+    "Tracker",
+    "Video",
+    "load_network",
+    "open_video",
+    "read_manifest",
+    "segment_video",
+]
 
 
 def __getattr__(name: str) -> Any:

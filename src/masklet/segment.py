@@ -193,8 +193,6 @@ class _Job:
         own_timing = self.request.source_timing
         with VideoWriter(
             path,
-            height=video.height,
-            width=video.width,
             fps=None if own_timing else Fraction(self.request.video_fps),
             source=video if own_timing else None,
             audio=own_timing and video.has_audio,

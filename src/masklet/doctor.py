@@ -1,0 +1,66 @@
+"""What a person should know about an installation before blaming it."""
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import torch
+
+from masklet.errors import Problem
+from masklet.video import can_write
+from masklet.weights import load_network
+
+ROOM_GB = 1.0
+"""Below this, long videos will not fit in the folder for temporary files."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at."""
+
+    subject: str
+    ok: bool
+    detail: str
+
+
+def examine() -> list[Finding]:
+    """Look at everything that masklet needs."""
+    return [_versions(), _devices(), _codecs(), _embedded(), _room()]
+
+
+def _versions() -> Finding:
+    parts = [f"{name} {version(name)}" for name in ("masklet", "torch", "av", "numpy", "pillow")]
+    return Finding("versions", sys.version_info >= (3, 11), f"Python {platform.python_version()}, {', '.join(parts)}")
+
+
+def _devices() -> Finding:
+    found = [f"cpu ({torch.get_num_threads()} threads)"]
+    found += [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return Finding("devices", True, ", ".join(found))
+
+
+def _codecs() -> Finding:
+    if can_write():
+        return Finding("video", True, "H.264 can be written")
+    return Finding("video", False, "no H.264 encoder: reinstall with 'pip install --force-reinstall av'")
+
+
+def _embedded() -> Finding:
+    try:
+        network = load_network("nano", device="cpu")
+    except Problem as problem:
+        return Finding("nano", False, str(problem))
+    return Finding("nano", True, f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} million parameters")
+
+
+def _room() -> Finding:
+    folder = tempfile.gettempdir()
+    free_gb = shutil.disk_usage(folder).free / 1e9
+    where = f"{free_gb:.1f} GB free in {folder}, {os.cpu_count()} processors"
+    return Finding("room", free_gb >= ROOM_GB, where if free_gb >= ROOM_GB else f"{where}: set TMPDIR to a larger disk")
