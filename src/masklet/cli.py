@@ -41,7 +41,7 @@ def _flag(option: Option) -> Callable[[Callable[..., None]], Callable[..., None]
         return click.option(option.flag, option.name, is_flag=True, help=option.help)
     if option.kind is tuple:
         return click.option(option.flag, option.name, multiple=True, metavar="TEXT", help=option.help)
-    kind: click.ParamType = click.Choice(option.choices) if option.choices else click.STRING
+    kind: click.ParamType[Any] = click.Choice(option.choices) if option.choices else click.STRING
     if option.limits is not None:
         kind = click.IntRange(*option.limits)
     return click.option(

@@ -109,3 +109,15 @@ def atomic_write(path: Path) -> Iterator[Draft]:
         draft.discard()
         raise
     draft.publish()
+
+
+@contextmanager
+def draft_path(path: Path) -> Iterator[Path]:
+    """As `atomic_write`, for those who must be given a name: the file there is renamed at the end of the block."""
+    make_folder(path.parent)
+    temporary = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

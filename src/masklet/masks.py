@@ -33,7 +33,8 @@ class FrameMasks:
         """Return one object's mask, `[h, w]`."""
         if name not in self.objects:
             raise KeyError(f"frame {self.frame} has no object {name!r}, only {list(self.objects)}")
-        return self.masks[self.objects.index(name)]
+        mask: NDArray[np.bool_] = self.masks[self.objects.index(name)]
+        return mask
 
 
 class Rle(TypedDict):
@@ -63,7 +64,7 @@ def encode_rle(mask: NDArray[np.bool_]) -> Rle:
 def decode_rle(rle: Rle) -> NDArray[np.bool_]:
     """Return the mask `[h, w]` of a code that `encode_rle` made; codes from strangers need a check of their own."""
     mask: NDArray[np.uint8] = coco.decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")})
-    return mask.view(np.bool_)
+    return np.asarray(mask, np.bool_)
 
 
 def read_mask(path: str | Path, *, height: int, width: int) -> NDArray[np.bool_]:

@@ -112,7 +112,7 @@ def render(
 
 
 def _union(masks: FrameMasks) -> NDArray[np.bool_]:
-    return np.logical_or.reduce(masks.masks, axis=0)
+    return np.asarray(masks.masks.any(axis=0))
 
 
 def _binary(masks: FrameMasks) -> Picture:
@@ -155,7 +155,8 @@ def _highlighted(
 
 
 def _line_px(picture: Picture) -> int:
-    return max(1, round(min(picture.shape[:2]) / _SHORT_SIDE_PER_LINE_PX))
+    shorter: int = min(picture.shape[:2])
+    return max(1, round(shorter / _SHORT_SIDE_PER_LINE_PX))
 
 
 def _fill(picture: Picture, mask: NDArray[np.bool_], box: tuple[int, int, int, int], colour: RGB) -> None:

@@ -87,10 +87,12 @@ class Option:
         if self.choices and value not in self.choices:
             raise BadPrompt(f"{self.name} = {value!r} is not known: choose one of {', '.join(self.choices)}")
         if self.limits is not None:
-            least, most = self.limits
-            if value < least or (most is not None and value > most):
-                bounds = f"at least {least}" if most is None else f"{least}..{most}"
-                raise BadPrompt(f"{self.name} = {value} is out of range: choose {bounds}")
+            self._check_limits(value, *self.limits)
+
+    def _check_limits(self, value: int, least: int, most: int | None) -> None:
+        if value < least or (most is not None and value > most):
+            bounds = f"at least {least}" if most is None else f"{least}..{most}"
+            raise BadPrompt(f"{self.name} = {value} is out of range: choose {bounds}")
 
 
 def options() -> tuple[Option, ...]:

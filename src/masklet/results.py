@@ -92,4 +92,4 @@ class Results:
         if self._exact:
             return np.frombuffer(blob, np.float32).reshape(height, -1)
         quarters = np.frombuffer(zlib.decompress(blob), np.int8)
-        return quarters.reshape(height, -1).astype(np.float32) / LOGITS_PER_UNIT
+        return np.asarray(quarters.reshape(height, -1) / LOGITS_PER_UNIT, np.float32)

@@ -11,7 +11,7 @@ from masklet.errors import BadPrompt, Cancelled
 from masklet.export import FrameImages, Manifest, PerObjectMasks, describe_source
 from masklet.masks import read_mask
 from masklet.model.network import Network
-from masklet.prompts import Prompt, check_prompts, gather, parse_box, parse_clicks, parse_mask
+from masklet.prompts import ClickTable, Prompt, check_prompts, gather, parse_box, parse_clicks, parse_mask
 from masklet.render import RGB, Picture, assign_colours, render
 from masklet.request import Request
 from masklet.session import Session
@@ -101,16 +101,14 @@ def _prompts(request: Request, video: Video, report: Report) -> tuple[Prompt, ..
     for text in request.masks:
         name, frame, path = parse_mask(text)
         others.append(Prompt(name, frame, mask=read_mask(path, height=video.height, width=video.width)))
-    notes: tuple[str, ...] = ()
-    clicks = ()
+    table = ClickTable((), ())
     if request.click_coordinates.strip() or not others:
         table = parse_clicks(
             request.click_coordinates, request.click_labels, request.click_frames, request.click_object_ids
         )
-        clicks, notes = table.clicks, table.notes
-    prompts, more = gather(clicks, others)
+    prompts, notes = gather(table.clicks, others)
     check_prompts(prompts, height=video.height, width=video.width, frame_count=video.frame_count)
-    for text in (*notes, *more):
+    for text in (*table.notes, *notes):
         report(Note(text))
     return prompts
 

@@ -12,8 +12,8 @@ def split_windows(x: Tensor, side: int) -> Tensor:
     """Cut `[b, h, w, c]` into windows `[b * windows, side, side, c]`, padding right and bottom with zeros."""
     height, width = x.shape[1:3]
     x = functional.pad(x, (0, 0, 0, -width % side, 0, -height % side))
-    x = x.unflatten(2, (-1, side)).unflatten(1, (-1, side))  # b, rows, side, columns, side, c
-    return x.transpose(2, 3).flatten(0, 2)
+    cut: Tensor = x.unflatten(2, (-1, side)).unflatten(1, (-1, side))  # b, rows, side, columns, side, c
+    return cut.transpose(2, 3).flatten(0, 2)
 
 
 def join_windows(windows: Tensor, side: int, shape: torch.Size) -> Tensor:

@@ -91,5 +91,5 @@ class MemoryAttention(nn.Module):
         x = image.flatten(2).transpose(1, 2) + 0.1 * codes
         for layer in self.layers:
             x = layer(x, memories, rotary)
-        out: Tensor = self.norm(x)
-        return out.transpose(1, 2).unflatten(2, size_hw)
+        out: Tensor = self.norm(x).transpose(1, 2).unflatten(2, size_hw)
+        return out

@@ -223,7 +223,8 @@ class Network(nn.Module):
     def _pointer(self, token: Tensor, present: Tensor) -> Tensor:
         """Project a mask token to an object pointer; absent objects all have the same one."""
         kept = present.to(token.dtype)
-        return kept * self.obj_ptr_proj(token) + (1 - kept) * self.no_obj_ptr
+        projected: Tensor = self.obj_ptr_proj(token)
+        return kept * projected + (1 - kept) * self.no_obj_ptr
 
     def _tokens(self, recollection: Recollection, size_hw: tuple[int, int]) -> Tokens:
         place = sine_map(*size_hw, MEMORY_WIDTH, self.device).flatten(1).T.to(self.dtype)

@@ -52,8 +52,8 @@ class PromptEncoder(nn.Module):
         labels = torch.cat((labels, labels.new_full((len(labels), 1), PADDING)), dim=1)[..., None]
         tokens = self.pe_layer(xy / self.image_px)
         tokens = torch.where(labels == PADDING, self.not_a_point_embed.weight, tokens)
-        for label, embedding in enumerate(self.point_embeddings):
-            tokens = torch.where(labels == label, tokens + embedding.weight, tokens)
+        for label, embedding in enumerate(self.point_embeddings.parameters()):
+            tokens = torch.where(labels == label, tokens + embedding, tokens)
         return tokens.to(self.no_mask_embed.weight.dtype)
 
     def mask(self, logits: Tensor | None, size_hw: tuple[int, int]) -> Tensor:

@@ -103,7 +103,7 @@ class FilmReader:
         """Open the file, and say in our words what FFmpeg has against it."""
         with self._path.open("rb") as file:
             try:
-                with av.open(file, buffer_size=READ_AHEAD_BYTES, options=OPTIONS) as container:
+                with av.open(file, "r", buffer_size=READ_AHEAD_BYTES, options=OPTIONS) as container:
                     yield container
             except (av.error.InvalidDataError, av.error.EOFError) as error:
                 raise BadVideo(
@@ -175,10 +175,12 @@ class FilmReader:
         told = True
         with self._open() as container:
             for frame in _until_damaged(container, self._stream(container)):
-                told &= frame.pts is not None and (not stamps or frame.pts > stamps[-1])
-                stamps.append(frame.pts if told else len(stamps))
-                if told and frame.key_frame:
-                    keys.append(frame.pts)
+                pts = frame.pts
+                if pts is None or (stamps and pts <= stamps[-1]):
+                    told, pts = False, len(stamps)
+                stamps.append(pts)
+                if frame.key_frame:
+                    keys.append(pts)
         if told:
             return _Index(stamps, keys)
         self.time_base = 1 / (self.average_rate or Fraction(25))
@@ -219,8 +221,8 @@ def _rgb(frame: VideoFrame, turns: int) -> NDArray[np.uint8]:
     """Return the pixels as they are shown: colours by the frame's own matrix, turned upright."""
     untagged = frame.colorspace == UNTAGGED
     matrix = Colorspace.ITU709 if untagged and frame.height >= HD_HEIGHT else None
-    rgb = frame.reformat(format="rgb24", src_colorspace=matrix).to_ndarray()
-    return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+    rgb = frame.reformat(format="rgb24", src_colorspace=matrix).to_ndarray().astype(np.uint8, copy=False)
+    return np.ascontiguousarray(np.rot90(rgb, turns))
 
 
 def _fraction(rate: Fraction | None) -> Fraction | None:

@@ -41,10 +41,15 @@ class Reader(Protocol):
     height: int
     width: int
     time_base: Fraction
-    average_rate: Fraction | None
     has_audio: bool
-    pts: Sequence[int]
-    """One time stamp for each frame, ascending."""
+
+    @property
+    def average_rate(self) -> Fraction | None:
+        """Frames a second, if the file says."""
+
+    @property
+    def pts(self) -> Sequence[int]:
+        """Return one time stamp for each frame, ascending."""
 
     def read(self, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
         """Yield frames `start` to `stop - 1`."""

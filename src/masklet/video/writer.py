@@ -1,12 +1,14 @@
 """MP4 that every player shows: H.264, 4:2:0, BT.709, index in front; whole or not at all."""
 
+from __future__ import annotations  # Packet takes a parameter in the stubs only
+
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import av
 import numpy as np
@@ -123,6 +125,7 @@ class VideoWriter:
 
     def _started(self, height: int, width: int) -> VideoStream:
         stream = self._film.add_stream(ENCODER, rate=self._rate, options=QUALITY)
+        assert isinstance(stream, VideoStream)  # noqa: S101 - of a video codec's name
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         coder = stream.codec_context
         coder.time_base = self._time_base
@@ -141,7 +144,7 @@ class _Sound:
 
     def __init__(self, source: Video, film: OutputContainer) -> None:
         self._file = source.path.open("rb")
-        self._input = av.open(self._file, options=OPTIONS)
+        self._input = av.open(self._file, "r", options=OPTIONS)
         self._track = self._input.streams.audio[0]
         self._copies = self._track.codec_context.codec.canonical_name in COPIED_AUDIO
         self._out = (
@@ -149,10 +152,10 @@ class _Sound:
             if self._copies
             else film.add_stream("aac", rate=self._track.rate, layout=self._track.layout.name)
         )
-        self._ready: Iterator[tuple[float, Packet]] | None = None
-        self._next: tuple[float, Packet] | None = None
+        self._ready: Iterator[tuple[float, Packet[Any]]] | None = None
+        self._next: tuple[float, Packet[Any]] | None = None
 
-    def packets(self, start: float, until: float) -> Iterator[Packet]:
+    def packets(self, start: float, until: float) -> Iterator[Packet[Any]]:
         """Yield what sounds before `until`, in seconds after `start`; call it with ascending times."""
         if self._ready is None:
             self._ready = self._copied(start) if self._copies else self._encoded(start)
@@ -166,7 +169,7 @@ class _Sound:
         self._input.close()
         self._file.close()
 
-    def _copied(self, start: float) -> Iterator[tuple[float, Packet]]:
+    def _copied(self, start: float) -> Iterator[tuple[float, Packet[Any]]]:
         for packet in self._input.demux(self._track):
             if packet.pts is None or packet.dts is None:
                 continue
@@ -177,7 +180,7 @@ class _Sound:
             packet.stream = self._out
             yield float(packet.pts * packet.time_base), packet
 
-    def _encoded(self, start: float) -> Iterator[tuple[float, Packet]]:
+    def _encoded(self, start: float) -> Iterator[tuple[float, Packet[Any]]]:
         samples, rate = 0, self._track.rate
         for frame in self._input.decode(self._track):
             if frame.time is None or frame.time < start:
