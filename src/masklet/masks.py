@@ -85,7 +85,7 @@ def read_mask(path: str | Path, *, height: int, width: int) -> NDArray[np.bool_]
             channel = image.getchannel("A") if "A" in image.getbands() else image.convert("L")
             if image.mode == "1":
                 return np.asarray(image)
-            return np.asarray(channel) > 127
+            return np.asarray(np.asarray(channel) > 127)
     except FileNotFoundError:
         raise BadPrompt(f"mask {path} does not exist: give an existing picture") from None
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:

@@ -86,7 +86,7 @@ class Option:
             raise BadPrompt(f"{self.name} = {value!r} is {type(value).__name__}, but must be {self.kind.__name__}")
         if self.choices and value not in self.choices:
             raise BadPrompt(f"{self.name} = {value!r} is not known: choose one of {', '.join(self.choices)}")
-        if self.limits is not None:
+        if self.limits is not None and isinstance(value, int):
             self._check_limits(value, *self.limits)
 
     def _check_limits(self, value: int, least: int, most: int | None) -> None:

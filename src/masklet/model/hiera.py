@@ -20,8 +20,8 @@ def join_windows(windows: Tensor, side: int, shape: torch.Size) -> Tensor:
     """Undo `split_windows` for a map of `shape` `[b, h, w, ...]`, dropping the padding."""
     batch, height, width = shape[:3]
     rows, columns = -(-height // side), -(-width // side)
-    x = windows.unflatten(0, (batch, rows, columns)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
-    return x[:, :height, :width]
+    joined: Tensor = windows.unflatten(0, (batch, rows, columns)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    return joined[:, :height, :width]
 
 
 def pool(x: Tensor) -> Tensor:
