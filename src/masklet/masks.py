@@ -81,7 +81,7 @@ def read_mask(path: str | Path, *, height: int, width: int) -> NDArray[np.bool_]
                     "give a mask of the video's size"
                 )
             if image.mode == "P":
-                return np.asarray(image) != 0
+                return np.asarray(np.asarray(image) != 0)
             channel = image.getchannel("A") if "A" in image.getbands() else image.convert("L")
             if image.mode == "1":
                 return np.asarray(image)
