@@ -93,7 +93,7 @@ def run_transformers(run: Run) -> Iterator[None]:
     model.load_state_dict(to_hugging_face(torch.load(run.weights, weights_only=True)["model"]))
     video = open_video(run.clip)
     frames = [normalise(torch.from_numpy(f.rgb), size_hw=(run.side, run.side))[0] for f in video.frames(0, run.frames)]
-    session = Sam2VideoInferenceSession(torch.stack(frames), video.height, video.width)
+    session = Sam2VideoInferenceSession(torch.stack(frames), video.height, video.width, dtype=torch.float32)
     scale = torch.tensor([run.side / video.width, run.side / video.height])
     for i, click in enumerate(run.clicks):
         inputs = {

@@ -152,6 +152,33 @@ def verify(model: str) -> None:
 
 
 @cli.command()
+@click.option("--dataset", required=True, help="Folder laid out as DAVIS, MOSE or SA-V.")
+@click.option("--model", default="nano", show_default=True, help="Name, file, or hub id.")
+@click.option(
+    "--prompt",
+    type=click.Choice(["click", "3-clicks", "box", "mask"]),
+    default="mask",
+    show_default=True,
+    help="What is said about each object where it is first seen.",
+)
+@click.option("--rounds", type=click.IntRange(0), default=0, help="Rounds of corrective clicks, one an object each.")
+@click.option("--out", type=click.Path(file_okay=False), help="Folder for scores.json and a strip of each sequence.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def evaluate(dataset: str, model: str, prompt: Any, rounds: int, out: str | None, as_json: bool) -> None:
+    """Measure a model on a dataset with true masks: J, F and J&F as DAVIS counts them, and frames a second."""
+    from masklet.evaluate import evaluate as run
+    from masklet.evaluate import save, summary
+    from masklet.weights import load_network, model_hash
+
+    network = load_network(model)
+    name = f"{model} {model_hash(network)}"
+    report = run(dataset, network, prompt=prompt, rounds=rounds, report=lambda line: click.echo(line, err=True))
+    if out is not None:
+        save(report, out, name=name, prompt=prompt)
+    click.echo(json.dumps(summary(report, name=name, prompt=prompt)) if as_json else report.table(name, prompt))
+
+
+@cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(as_json: bool) -> None:
     """Check this installation: versions, devices, codecs, the embedded model, room for results."""
