@@ -55,7 +55,10 @@ class MemoryBank:
         """Come to a frame: unless that continues the pass under way, a new one starts from the prompted frames."""
         step = 1 if reverse else -1
         behind = frame + step
-        while behind in self.prompted:  # their answers stand, so no pass stops there
+        while behind in self.prompted and self._cursor != (
+            behind,
+            reverse,
+        ):  # a pass may skip those: their answers stand
             behind += step
         if self._cursor != (behind, reverse):
             self.last_seen = self.nearest(frame)
@@ -63,6 +66,11 @@ class MemoryBank:
                 self.recent.clear()
         self.last_seen = self.prompted.get(frame + step, self.last_seen)
         self._cursor = (frame, reverse)
+
+    def forget(self, frames: range) -> None:
+        """Do not continue a pass that stands on one of these frames: what it saw there is stale."""
+        if self._cursor is not None and self._cursor[0] in frames:
+            self._cursor = None
 
     def keep(self, memory: Memory, *, prompted: bool) -> None:
         """Store a memory, and let go of those which no later frame of the pass can reach."""

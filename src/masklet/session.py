@@ -252,6 +252,7 @@ class Session:
         start = others[i - 1] + 1 if i else 0
         stop = others[i] if i < len(others) else self.video.frame_count
         self._results.drop(name, range(start, stop))
+        self.tracker.bank(name).forget(range(start, stop))
 
     def _masks(self, frame: int, seconds: float, fresh: Mapping[str, Answer]) -> FrameMasks:
         """Join fresh answers with stored ones, in the objects' order."""

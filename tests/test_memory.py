@@ -1,0 +1,183 @@
+"""What is kept of an object: chosen by distance in frames, as the reference does, and no more than attention reads."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from masklet.memory import Memory, MemoryBank, reach_of
+
+MOST_RECENT = 15
+"""As many frames back as the official predictor's object pointers go."""
+
+
+def memory(frame, *, visible=True):
+    """Return a memory whose tensors all hold its frame's number."""
+    held = torch.tensor(float(frame))
+    logits = torch.full((1, 2, 2), 1.0 if visible else -1.0)
+    return Memory(frame, logits, score=1.0, iou=0.5, pointer=held, map=held)
+
+
+def run(bank, frames, *, reverse=False, corrected=()):
+    """Pass over frames as the tracker does, and yield each tracked frame with what it recollects."""
+    for frame in frames:
+        bank.arrive(frame, reverse=reverse)
+        if frame in bank.prompted:
+            continue
+        yield frame, chosen(bank.recollect(frame, reverse=reverse, reach=MOST_RECENT))
+        bank.keep(memory(frame), prompted=frame in corrected)
+
+
+def chosen(recollection):
+    """Return the frames and slots of maps, and the frames and distances of pointers."""
+    return (
+        sorted((int(held), slot) for held, slot in recollection.maps),
+        sorted((int(held), distance) for held, distance in recollection.pointers),
+    )
+
+
+def reference(frame, prompted, tracked, *, reverse, reach):
+    """Choose from everything ever seen, by the words of `sam2_base.py`: no bank, nothing dropped."""
+    sign = -1 if reverse else 1
+    maps = [(f, 6) for f in prompted] + [(frame - sign * d, d - 1) for d in range(1, 7) if frame - sign * d in tracked]
+    pointers = [(f, sign * (frame - f)) for f in prompted if sign * (frame - f) >= 0]
+    pointers += [(frame - sign * d, d) for d in range(1, reach + 1) if frame - sign * d in tracked]
+    return sorted(maps), sorted(pointers)
+
+
+clips = st.integers(1, 60).flatmap(
+    lambda count: st.tuples(
+        st.just(count),
+        st.sets(st.integers(0, count - 1), min_size=1, max_size=12),
+        st.sets(st.integers(0, count - 1), max_size=6),
+        st.booleans(),
+    )
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(clips)
+def test_a_bounded_bank_chooses_what_the_reference_chooses_from_everything(clip):
+    count, prompted, corrected, reverse = clip
+    bank = MemoryBank()
+    for frame in prompted:
+        bank.keep(memory(frame), prompted=True)
+    known, tracked = set(prompted), set()
+    order = range(count - 1, -1, -1) if reverse else range(count)
+    for frame, choice in run(bank, order, reverse=reverse, corrected=corrected):
+        assert reference(frame, known, tracked, reverse=reverse, reach=MOST_RECENT) == choice
+        (known if frame in corrected else tracked).add(frame)
+        assert len(bank.recent) <= MOST_RECENT
+
+
+@settings(max_examples=100, deadline=None)
+@given(clips, st.integers(1, 59))
+def test_a_pass_that_continues_remembers_as_if_it_had_never_stopped(clip, stop):
+    count, prompted, corrected, reverse = clip
+    order = list(range(count))[:: -1 if reverse else 1]
+
+    def recollections(pieces):
+        bank = MemoryBank()
+        for frame in prompted:
+            bank.keep(memory(frame), prompted=True)
+        return [said for piece in pieces for said in run(bank, piece, reverse=reverse, corrected=corrected)]
+
+    assert recollections([order]) == recollections([order[:stop], order[stop:]])
+
+
+def test_a_prompted_frame_inside_the_window_leaves_its_slot_empty():
+    bank = MemoryBank()
+    for frame in (0, 5):
+        bank.keep(memory(frame), prompted=True)
+    maps, pointers = dict(run(bank, range(9)))[8]
+    assert maps == [(0, 6), (2, 5), (3, 4), (4, 3), (5, 6), (6, 1), (7, 0)]
+    assert pointers == [(0, 8), (1, 7), (2, 6), (3, 5), (4, 4), (5, 3), (6, 2), (7, 1)]
+
+
+def test_maps_of_prompted_frames_come_from_the_future_too_but_their_pointers_do_not():
+    bank = MemoryBank()
+    for frame in (0, 9):
+        bank.keep(memory(frame), prompted=True)
+    assert chosen(bank.recollect(4, reverse=False, reach=MOST_RECENT)) == ([(0, 6), (9, 6)], [(0, 4)])
+    assert chosen(bank.recollect(4, reverse=True, reach=MOST_RECENT)) == ([(0, 6), (9, 6)], [(9, 5)])
+
+
+@pytest.mark.parametrize(
+    ("frame_count", "reach"), [(1, 1), (2, 1), (3, 2), (8, 7), (15, 14), (16, 15), (17, 15), (3000, 15), (None, 15)]
+)
+def test_pointers_reach_fifteen_frames_or_to_the_ends_of_a_short_clip(frame_count, reach):
+    assert reach == reach_of(frame_count)
+
+
+def test_what_attention_can_no_longer_reach_is_let_go():
+    bank = MemoryBank()
+    bank.keep(memory(0), prompted=True)
+    list(run(bank, range(1, 41)))
+    assert list(range(26, 41)) == sorted(bank.recent)
+    assert list(range(35, 41)) == sorted(f for f, m in bank.recent.items() if m.map is not None)
+    assert [f for f, m in bank.recent.items() if m.logits is not None] == [40]
+    assert bank.prompted[0].map is not None
+    with pytest.raises(LookupError, match="frame 26"):
+        bank.recent[26].low_resolution()
+
+
+def test_an_unbounded_bank_keeps_everything():
+    bank = MemoryBank(unbounded=True)
+    bank.keep(memory(0), prompted=True)
+    list(run(bank, range(1, 41)))
+    assert list(range(1, 41)) == sorted(bank.recent)
+    assert all(m.map is not None and m.logits is not None for m in bank.recent.values())
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "reverse"),
+    [
+        (range(1, 6), range(1, 3), False),  # the same again
+        (range(1, 6), range(8, 10), False),  # further on
+        (range(1, 6), range(6, 3, -1), True),  # back
+    ],
+)
+def test_a_new_pass_starts_from_the_prompted_frames_alone(first, then, reverse):
+    bank = MemoryBank()
+    bank.keep(memory(0), prompted=True)
+    list(run(bank, first))
+    maps, _ = next(iter(run(bank, then, reverse=reverse)))[1]
+    assert maps == [(0, 6)]
+
+
+def test_a_pass_whose_last_frame_became_stale_is_not_continued():
+    bank = MemoryBank()
+    bank.keep(memory(0), prompted=True)
+    list(run(bank, range(1, 6)))
+    bank.forget(range(3, 9))
+    maps, _ = next(iter(run(bank, range(6, 8))))[1]
+    assert maps == [(0, 6)]
+
+
+def test_a_correction_takes_the_place_of_the_tracked_memory():
+    bank = MemoryBank()
+    bank.keep(memory(0), prompted=True)
+    list(run(bank, range(1, 4)))
+    correction = memory(2)
+    bank.keep(correction, prompted=True)
+    assert sorted(bank.recent) == [1, 3]
+    assert bank.at(2) is correction
+
+
+def test_the_object_was_last_seen_where_its_mask_was_not_empty():
+    bank = MemoryBank()
+    bank.keep(memory(0), prompted=True)
+    for frame in range(1, 4):
+        bank.arrive(frame, reverse=False)
+        bank.keep(memory(frame, visible=frame < 2), prompted=False)
+    assert bank.last_seen.frame == 1
+    assert bank.last_seen.low_resolution().shape == (2, 2)
+
+
+@pytest.mark.parametrize(("frame", "reverse", "seen"), [(1, False, 0), (4, True, 5), (6, False, 5), (12, True, 9)])
+def test_a_pass_looks_for_the_object_where_the_prompt_beside_it_shows_it(frame, reverse, seen):
+    bank = MemoryBank()
+    for prompted in (0, 5, 9):
+        bank.keep(memory(prompted), prompted=True)
+    bank.arrive(frame, reverse=reverse)
+    assert bank.last_seen.frame == seen
