@@ -55,10 +55,8 @@ class MemoryBank:
         """Come to a frame: unless that continues the pass under way, a new one starts from the prompted frames."""
         step = 1 if reverse else -1
         behind = frame + step
-        while behind in self.prompted and self._cursor != (
-            behind,
-            reverse,
-        ):  # a pass may skip those: their answers stand
+        # A pass may step over prompted frames, as their answers stand, or on them.
+        while behind in self.prompted and self._cursor != (behind, reverse):
             behind += step
         if self._cursor != (behind, reverse):
             self.last_seen = self.nearest(frame)

@@ -116,7 +116,7 @@ class Tracker:
             track.given[prompt.frame] = prompt.mask
         else:
             image = self._condition(features, track, prompt.frame, reverse)
-            decoded = self.network.decode(image, features.fine, self._points(prompt), self._dense(before))
+            decoded = self.network.decode(image, features.fine, self._points(prompt, before), self._dense(before))
         memory = self._memories(features, decoded, prompt.frame, prompted=True)[0]
         self._keep_prompted(track, memory, reverse is not None)
         return memory
@@ -170,8 +170,9 @@ class Tracker:
         for i, track in enumerate(tracks):
             correction = track.waiting.pop(frame, None)
             if correction is not None:
-                before = self._dense(memories[i].low_resolution())
-                again = self.network.decode(image[i : i + 1], features.fine, self._points(correction), before)
+                before = memories[i].low_resolution()
+                points = self._points(correction, before)
+                again = self.network.decode(image[i : i + 1], features.fine, points, self._dense(before))
                 memories[i] = self._memories(features, again, frame, prompted=True)[0]
             track.bank.keep(memories[i], prompted=correction is not None)
         return memories
@@ -205,15 +206,21 @@ class Tracker:
             )
         ]
 
-    def _points(self, prompt: Prompt) -> Points:
-        xy = [(c.x, c.y) for c in prompt.clicks]
+    def _points(self, prompt: Prompt, before: NDArray[np.float32] | None) -> Points:
+        """Write clicks and box as points, the box first as the network learned it."""
+        xy = self.geometry.scale([(c.x, c.y) for c in prompt.clicks])
         labels = [POSITIVE if c.positive else NEGATIVE for c in prompt.clicks]
+        corners = None
         if prompt.box is not None:
-            xy = [(prompt.box.x0, prompt.box.y0), (prompt.box.x1, prompt.box.y1), *xy]
-            labels = [BOX_TOP_LEFT, BOX_BOTTOM_RIGHT, *labels]
+            corners = self.geometry.scale([(prompt.box.x0, prompt.box.y0), (prompt.box.x1, prompt.box.y1)])
+        elif prompt.is_correction and before is not None and self.network.config.is_nano:
+            # nano has no memory: told only what the object is not, it would find nothing.
+            corners = _box(torch.from_numpy(before) > 0)
+        if corners is not None:
+            xy, labels = [*corners, *xy], [BOX_TOP_LEFT, BOX_BOTTOM_RIGHT, *labels]
         device = self.network.device
         return Points(
-            torch.tensor([self.geometry.scale(xy)], dtype=torch.float32, device=device),
+            torch.tensor([xy], dtype=torch.float32, device=device),
             torch.tensor([labels], device=device),
         )
 
@@ -236,12 +243,12 @@ class Tracker:
         seen = [track.bank.last_seen for track in tracks]
         logits = torch.stack([nowhere if m is None or m.logits is None else m.logits for m in seen])
         boxes = [_box(m[0] > 0) for m in logits]
-        xy = torch.tensor([box or ((0.0, 0.0), (0.0, 0.0)) for box in boxes], device=logits.device)
+        xy = torch.tensor([box or [(0.0, 0.0), (0.0, 0.0)] for box in boxes], device=logits.device)
         labels = torch.tensor([(BOX_TOP_LEFT, BOX_BOTTOM_RIGHT) if box else (PADDING, PADDING) for box in boxes])
         return Points(xy, labels.to(logits.device)), logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
 
 
-def _box(cells: Tensor) -> tuple[tuple[float, float], tuple[float, float]] | None:
+def _box(cells: Tensor) -> list[tuple[float, float]] | None:
     """Return the corners of a low-resolution mask `[h, w]`, with a margin, in input pixels."""
     ys, xs = cells.any(1).nonzero(), cells.any(0).nonzero()
     if not len(ys):
@@ -250,4 +257,4 @@ def _box(cells: Tensor) -> tuple[tuple[float, float], tuple[float, float]] | Non
     y0, y1 = 4.0 * ys[0].item(), 4.0 * (ys[-1].item() + 1)
     dx, dy = BOX_MARGIN * (x1 - x0), BOX_MARGIN * (y1 - y0)
     right, bottom = 4.0 * cells.shape[1], 4.0 * cells.shape[0]
-    return (max(0.0, x0 - dx), max(0.0, y0 - dy)), (min(right, x1 + dx), min(bottom, y1 + dy))
+    return [(max(0.0, x0 - dx), max(0.0, y0 - dy)), (min(right, x1 + dx), min(bottom, y1 + dy))]

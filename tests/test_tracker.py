@@ -1,0 +1,206 @@
+"""Frames in, masks out: a stream of unknown length, objects that come and go, and batches that change nothing."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from clips import FRAMES, HEIGHT, WIDTH, ball, box_around, disc, iou, middle, nano, picture, tiny
+
+from masklet.errors import BadPrompt
+from masklet.model.network import Network
+from masklet.prompts import Box, Click, Prompt
+from masklet.tracker import Geometry, Tracker
+
+SIZE = {"height": HEIGHT, "width": WIDTH}
+
+
+@cache
+def seen(network, frame):
+    """Return what a network sees in a frame of the clip; features do not change."""
+    return Tracker(network, **SIZE).see(picture(frame))
+
+
+def around(name, frame, mask):
+    return Prompt(name, frame, box=Box(*box_around(mask)))
+
+
+def answer(tracker, frame, features, prompt):
+    """Prompt a frame and return the object's mask."""
+    memory = tracker.prompt(features, prompt)
+    return tracker.masks(frame, {prompt.object: memory})[0]
+
+
+def step(tracker, frame, features, names, *, reverse=False):
+    """Track objects on a frame and return their masks by name."""
+    memories = dict(zip(names, tracker.step(frame, features, names, reverse=reverse), strict=True))
+    return dict(zip(names, tracker.masks(frame, memories), strict=True))
+
+
+def camera():
+    """Yield frames without saying how many there will be."""
+    yield from (picture(frame) for frame in range(FRAMES))
+
+
+def test_a_stream_of_unknown_length_is_tracked_as_it_comes():
+    tracker = Tracker(nano(), **SIZE, frame_count=None)
+    seen = {}
+    for frame, rgb in enumerate(camera()):
+        features = tracker.see(rgb)
+        if frame == 0:
+            tracker.prompt(features, around("disc", 0, disc(0)))
+        if frame == 3:  # a new object, while the first is being tracked
+            tracker.prompt(features, around("ball", 3, ball(3)))
+        if frame == 6:
+            tracker.remove("disc")
+        seen[frame] = step(tracker, frame, features, tracker.objects)
+    assert [tuple(masks) for masks in seen.values()] == [("disc",)] * 3 + [("disc", "ball")] * 3 + [("ball",)] * 2
+    for frame, masks in seen.items():
+        for name, mask in masks.items():
+            assert iou(mask, {"disc": disc, "ball": ball}[name](frame)) > 0.85
+
+
+def test_a_prompted_frame_keeps_its_answer_when_tracking_steps_on_it():
+    tracker = Tracker(tiny(), **SIZE)
+    features = seen(tiny(), 0)
+    mask = answer(tracker, 0, features, around("disc", 0, disc(0)))
+    assert np.array_equal(step(tracker, 0, features, ["disc"])["disc"], mask)
+
+
+def run(network, prompts, names, *, frames=6, reverse=False):
+    """Track the named objects of all prompts and return each frame's logits and scores by name."""
+    tracker = Tracker(network, **SIZE, frame_count=frames)
+    pictures = [seen(network, frame) for frame in range(frames)]
+    for prompt in prompts:
+        if prompt.object in names:
+            tracker.prompt(pictures[prompt.frame], prompt)
+    order = range(frames - 1, -1, -1) if reverse else range(frames)
+    found = {name: [] for name in names}
+    for frame in order:
+        for name, memory in zip(names, tracker.step(frame, pictures[frame], names, reverse=reverse), strict=True):
+            found[name].append((memory.low_resolution(), memory.score, memory.iou))
+    return found
+
+
+MIX = (
+    around("disc", 0, disc(0)),
+    Prompt("disc", 3, clicks=(Click(46, 30), Click(10, 10, False))),
+    Prompt("ball", 2, mask=ball(2)),
+    Prompt("corner", 4, clicks=(Click(5, 5),)),
+    around("both", 1, disc(1) | ball(1)),
+)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("network", [nano, tiny])
+def test_objects_together_get_the_answers_they_get_alone(network, reverse):
+    names = ["disc", "ball", "corner", "both"]
+    together = run(network(), MIX, names, reverse=reverse)
+    for name in names:
+        alone = run(network(), MIX, [name], reverse=reverse)[name]
+        for (logits, *scores), (expected, *expected_scores) in zip(together[name], alone, strict=True):
+            assert np.abs(logits - expected).max() < 1e-4
+            assert scores == pytest.approx(expected_scores, abs=1e-4)
+
+
+def test_removing_an_object_changes_nothing_for_the_others():
+    network, names = tiny(), ["disc", "ball"]
+    tracker = Tracker(network, **SIZE, frame_count=6)
+    pictures = [seen(network, frame) for frame in range(6)]
+    tracker.prompt(pictures[0], MIX[0])
+    tracker.prompt(pictures[0], around("ball", 0, ball(0)))
+    for frame in (1, 2):
+        tracker.step(frame, pictures[frame], names)
+    tracker.remove("ball")
+    assert tracker.objects == ("disc",)
+    late = [tracker.step(frame, pictures[frame], ["disc"])[0].low_resolution() for frame in (3, 4, 5)]
+    alone = run(network, MIX[:1], ["disc"])["disc"]
+    for logits, (expected, *_) in zip(late, alone[3:], strict=True):
+        assert np.abs(logits - expected).max() < 1e-4
+
+
+def test_a_correction_ahead_waits_and_is_applied_with_memory():
+    network = nano(448)
+    tracker = Tracker(network, **SIZE)
+    pictures = [seen(network, frame) for frame in range(3)]
+    tracker.prompt(pictures[0], around("both", 0, disc(0) | ball(0)))
+    before = step(tracker, 1, pictures[1], ["both"])["both"]
+    assert tracker.prompt(pictures[2], Prompt("both", 2, clicks=(Click(*middle(ball(2)), False),))) is None
+    assert 2 not in tracker.bank("both").prompted
+    after = step(tracker, 2, pictures[2], ["both"])["both"]
+    assert before[ball(1)].mean() > 0.9
+    assert after[ball(2)].mean() < 0.1
+    assert after[disc(2)].mean() > 0.9
+    assert 2 in tracker.bank("both").prompted
+
+
+def test_a_persons_own_mask_comes_back_to_the_pixel():
+    tracker = Tracker(nano(), **SIZE)
+    checked = np.indices((HEIGHT, WIDTH)).sum(0) % 2 == 0
+    mask = answer(tracker, 0, seen(nano(), 0), Prompt("pattern", 0, mask=checked))
+    assert np.array_equal(mask, checked)
+
+
+def test_a_negative_click_takes_away_what_a_mask_has_too_much():
+    network = nano(448)
+    tracker = Tracker(network, **SIZE)
+    answer(tracker, 0, seen(network, 0), Prompt("disc", 0, mask=disc(0) | ball(0)))
+    mask = answer(tracker, 0, seen(network, 0), Prompt("disc", 0, clicks=(Click(*middle(ball(0)), False),)))
+    assert iou(mask, disc(0)) > 0.9
+
+
+def test_a_withdrawn_prompt_conditions_nothing():
+    tracker = Tracker(tiny(), **SIZE, frame_count=6)
+    pictures = [seen(tiny(), frame) for frame in range(6)]
+    for prompt in MIX[:2]:
+        tracker.prompt(pictures[prompt.frame], prompt)
+    tracker.withdraw("disc", 3)
+    found = [tracker.step(frame, pictures[frame], ["disc"])[0].low_resolution() for frame in range(6)]
+    for logits, (expected, *_) in zip(found, run(tiny(), MIX[:1], ["disc"])["disc"], strict=True):
+        assert np.array_equal(logits, expected)
+
+
+def test_a_long_stream_keeps_a_bounded_number_of_memories():
+    tracker = Tracker(tiny(), **SIZE)
+    features = seen(tiny(), 0)
+    tracker.prompt(features, MIX[0])
+    for frame in range(1, 40):
+        tracker.step(frame, features, ["disc"])
+        assert len(tracker.bank("disc").recent) <= 15
+    assert len([m for m in tracker.bank("disc").recent.values() if m.map is not None]) == 6
+
+
+def test_a_frame_of_another_size_is_refused():
+    tracker = Tracker(tiny(), **SIZE)
+    with pytest.raises(BadPrompt, match=f"a frame is 64x48, but this tracker was made for {WIDTH}x{HEIGHT}"):
+        tracker.see(np.zeros((48, 64, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("network", "height", "width", "input_hw"),
+    [
+        (nano, 720, 1280, (128, 224)),  # nano keeps the shape, to a multiple of 16
+        (nano, 1280, 720, (224, 128)),
+        (nano, 100, 100, (224, 224)),
+        (nano, 1, 4000, (16, 224)),
+        (tiny, 720, 1280, (64, 64)),  # SAM 2 squashes
+        (tiny, 3, 5, (64, 64)),
+    ],
+)
+def test_coordinates_are_scaled_from_the_source_to_the_networks_input(network, height, width, input_hw):
+    geometry = Geometry.of(network(), height=height, width=width)
+    assert geometry.input_hw == input_hw
+    assert geometry.scale([(0, 0), (width / 2, height / 4), (width, height)]) == [
+        (0, 0),
+        (input_hw[1] / 2, input_hw[0] / 4),
+        (input_hw[1], input_hw[0]),
+    ]
+
+
+def test_bfloat16_finds_the_same_objects():
+    network = Network(nano().config)
+    network.load_state_dict(nano().state_dict())
+    tracker = Tracker(network.to(torch.bfloat16).eval(), **SIZE)
+    tracker.prompt(tracker.see(picture(0)), MIX[0])
+    mask = step(tracker, 1, tracker.see(picture(1)), ["disc"])["disc"]
+    assert iou(mask, disc(1)) > 0.85
