@@ -10,20 +10,11 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+THREE_LAYERS = r"(iou_prediction_head|pred_obj_score_head|obj_ptr_proj|output_hypernetworks_mlps\.\d)"
 RULES = (
-    # the mask decoder's and pointer's multi-layer perceptrons, by number of layers
-    (
-        r"(iou_prediction_head|pred_obj_score_head|obj_ptr_proj|output_hypernetworks_mlps\.\d)\.layers\.0\.",
-        r"\1.proj_in.",
-    ),
-    (
-        r"(iou_prediction_head|pred_obj_score_head|obj_ptr_proj|output_hypernetworks_mlps\.\d)\.layers\.1\.",
-        r"\1.layers.0.",
-    ),
-    (
-        r"(iou_prediction_head|pred_obj_score_head|obj_ptr_proj|output_hypernetworks_mlps\.\d)\.layers\.2\.",
-        r"\1.proj_out.",
-    ),
+    (rf"{THREE_LAYERS}\.layers\.0\.", r"\1.proj_in."),
+    (rf"{THREE_LAYERS}\.layers\.1\.", r"\1.layers.0."),
+    (rf"{THREE_LAYERS}\.layers\.2\.", r"\1.proj_out."),
     (r"\.mlp\.layers\.0\.", ".mlp.proj_in."),
     (r"\.mlp\.layers\.1\.", ".mlp.proj_out."),
     (r"output_upscaling\.0\.", "upscale_conv1."),
@@ -58,6 +49,9 @@ RULES = (
     (r"out_proj", "o_proj"),
 )
 """Applied in order to official names."""
+POINTS = 4
+"""Meanings of a point: background, object, and the two corners of a box."""
+POINT = "sam_prompt_encoder.point_embeddings."
 STACKED = "prompt_encoder.point_embed.weight"
 """Hugging Face keeps the four official point embeddings as rows of one."""
 COPIED = ("prompt_encoder.shared_embedding.positional_embedding", "shared_image_embedding.positional_embedding")
@@ -73,24 +67,29 @@ def hugging_face_name(name: str) -> str:
 
 def to_hugging_face(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename a whole official state dict."""
-    renamed = {hugging_face_name(n): t for n, t in weights.items() if ".point_embeddings." not in n}
-    points = [weights[f"sam_prompt_encoder.point_embeddings.{i}.weight"] for i in range(4)]
+    renamed = {hugging_face_name(n): t for n, t in weights.items() if not n.startswith(POINT)}
+    points = [weights[f"{POINT}{i}.weight"] for i in range(POINTS)]
     return renamed | {STACKED: torch.cat(points), COPIED[1]: renamed[COPIED[0]]}
 
 
 def from_hugging_face(weights: Mapping[str, Tensor], official: Iterable[str]) -> dict[str, Tensor]:
     """Rename back to the names in `official`; what has no counterpart keeps its name, for the loader to refuse."""
-    back = {hugging_face_name(name): name for name in official if ".point_embeddings." not in name}
-    renamed = {back.get(n, n): t for n, t in weights.items() if n not in (STACKED, COPIED[1])}
-    if STACKED in weights:
-        rows = weights[STACKED].split(1)
-        renamed |= {f"sam_prompt_encoder.point_embeddings.{i}.weight": row for i, row in enumerate(rows)}
+    back = {hugging_face_name(name): name for name in official if not name.startswith(POINT)}
+    renamed = {back.get(name, name): tensor for name, tensor in weights.items()}
+    if STACKED in weights and weights[STACKED].shape[:1] == (POINTS,):
+        renamed |= {f"{POINT}{i}.weight": row for i, row in enumerate(renamed.pop(STACKED).split(1))}
+    if all(name in weights for name in COPIED) and _same(*(weights[name] for name in COPIED)):
+        del renamed[COPIED[1]]
     return renamed
 
 
 def is_hugging_face(names: Iterable[str]) -> bool:
     """Whether a state dict has Hugging Face's names."""
     return any(name.startswith("vision_encoder.") for name in names)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)
 
 
 def _downsampler(position: int) -> str:
