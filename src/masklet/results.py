@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from masklet.errors import NoSpace
 from masklet.masks import decode_rle, encode_rle
 
 LOGITS_PER_UNIT = 4
@@ -43,13 +44,18 @@ class Results:
         )
 
     def put(self, name: str, frame: int, answer: Answer) -> None:
-        """Store an answer in place of an older one."""
+        """Store an answer in place of an older one; raises `NoSpace`."""
         row = (encode_rle(answer.mask)["counts"], answer.score, answer.iou, self._pack(answer.logits))
         key = (name, frame)
-        self._rows.execute(
-            "insert or replace into answers values (?, ?, ?, ?, ?, ?, ?, ?)",
-            (*key, *row, len(answer.logits), answer.tracked),
-        )
+        try:
+            self._rows.execute(
+                "insert or replace into answers values (?, ?, ?, ?, ?, ?, ?, ?)",
+                (*key, *row, len(answer.logits), answer.tracked),
+            )
+        except sqlite3.OperationalError as error:
+            raise NoSpace(
+                f"Cannot keep masks among the temporary files ({error}): make room, or set TMPDIR to a larger disk."
+            ) from error
 
     def get(self, name: str, frame: int) -> Answer | None:
         """Return what is known of an object on a frame."""
@@ -90,6 +96,6 @@ class Results:
 
     def _unpack(self, blob: bytes, height: int) -> NDArray[np.float32]:
         if self._exact:
-            return np.frombuffer(blob, np.float32).reshape(height, -1)
+            return np.frombuffer(bytearray(blob), np.float32).reshape(height, -1)  # writable, as torch wants it
         quarters = np.frombuffer(zlib.decompress(blob), np.int8)
         return np.asarray(quarters.reshape(height, -1) / LOGITS_PER_UNIT, np.float32)
