@@ -209,7 +209,7 @@ def _from_hub(repository: str, file: str, *, advice: str) -> Path:
         why = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else "the hub cannot be reached"
         raise BadWeights(f"{repository} is not on this machine and {why}: {advice}") from error
     except Exception as error:  # its client also lets through what its transport raises, which differs by version
-        reason = str(error).strip().split("\n")[0]
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         raise BadWeights(f"{repository} cannot be fetched from the hub ({reason}): {advice}") from error
 
 
