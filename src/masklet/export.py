@@ -41,18 +41,18 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NoReturn, Self, get_args
+from typing import Any, NoReturn, Self, get_args
 
 import numpy as np
 from PIL import Image
 
+from masklet.choices import OutputFormat
 from masklet.errors import BadPrompt, NoSpace, Problem
 from masklet.files import Draft, atomic_write, make_folder
 from masklet.masks import FrameMasks, box_of, encode_rle
 from masklet.render import RGB, Picture
 from masklet.video import Video
 
-OutputFormat = Literal["webp", "jpg", "png"]
 OUTPUT_FORMATS: tuple[OutputFormat, ...] = get_args(OutputFormat)
 MANIFEST_FORMAT = "masklet-manifest"
 MANIFEST_VERSION = 1

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
-from typing import Literal, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,6 @@ from numpy.typing import NDArray
 from masklet.errors import BadPrompt
 
 T = TypeVar("T")
-
-Direction = Literal["both", "forward", "backward"]
-"""Which way objects are followed from their prompts."""
 
 MOST_CHARACTERS = 100_000
 MOST_POINTS = 10_000

@@ -11,19 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Literal, TypeAlias, get_args
+from typing import TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from masklet.choices import AnnotationType, MaskType
 from masklet.errors import BadPrompt
 from masklet.masks import FrameMasks, box_of
 
 RGB: TypeAlias = tuple[int, int, int]
 Picture: TypeAlias = NDArray[np.uint8]
-MaskType = Literal["binary", "highlighted", "greenscreen"]
-AnnotationType = Literal["mask", "box", "both"]
 
 MASK_TYPES: tuple[MaskType, ...] = get_args(MaskType)
 ANNOTATION_TYPES: tuple[AnnotationType, ...] = get_args(AnnotationType)

@@ -1,16 +1,14 @@
 """What a person can ask for: one field per public option. Command line, schemas and docs are made from it.
 
-Names, order, defaults and limits of the first twelve are those of `meta/sam-2-video` on Replicate. No torch here, so
-that `--help` is instant.
+Names, order, defaults and limits of the first twelve are those of `meta/sam-2-video` on Replicate. No torch here, nor
+numpy, so that `--help` is instant.
 """
 
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, get_args, get_type_hints
 
+from masklet.choices import AnnotationType, Direction, MaskType, OutputFormat
 from masklet.errors import BadPrompt
-from masklet.export import OutputFormat
-from masklet.prompts import Direction
-from masklet.render import AnnotationType, MaskType
 
 
 def _about(help: str, *, limits: tuple[int, int | None] | None = None, flag: str = "") -> dict[str, Any]:
