@@ -192,60 +192,87 @@ class Tracker:
             track.bank.keep(memory, prompted=False)
 
     def _memories(self, features: Features, decoded: Decoded, frame: int, *, prompted: bool) -> list[Memory]:
-        """Prompted frames are remembered as the person saw them, holes filled and binarised; tracked ones raw."""
-        filled = fill_holes(decoded.logits)
-        maps: Sequence[Tensor | None] = [None] * len(filled)
-        if self.network.config.remembers:
-            source = filled if prompted else decoded.logits
-            maps = self.network.remember(features, source, decoded.scores, prompted=prompted).to(MAP_DTYPE).unbind()
-        scores, ious = decoded.scores.tolist(), decoded.ious.tolist()
-        return [
-            Memory(frame, logits, score, iou, pointer, memory_map)
-            for logits, score, iou, pointer, memory_map in zip(
-                filled, scores, ious, decoded.pointers, maps, strict=True
-            )
-        ]
+        return memories_of(self.network, features, decoded, frame, prompted=prompted)
 
     def _points(self, prompt: Prompt, before: NDArray[np.float32] | None) -> Points:
-        """Write clicks and box as points, the box first as the network learned it."""
-        xy = self.geometry.scale([(c.x, c.y) for c in prompt.clicks])
-        labels = [POSITIVE if c.positive else NEGATIVE for c in prompt.clicks]
-        corners = None
-        if prompt.box is not None:
-            corners = self.geometry.scale([(prompt.box.x0, prompt.box.y0), (prompt.box.x1, prompt.box.y1)])
-        elif prompt.is_correction and before is not None and self.network.config.is_nano:
-            # nano has no memory: told only what the object is not, it would find nothing.
-            corners = _box(torch.from_numpy(before) > 0)
-        if corners is not None:
-            xy, labels = [*corners, *xy], [BOX_TOP_LEFT, BOX_BOTTOM_RIGHT, *labels]
-        device = self.network.device
-        return Points(
-            torch.tensor([xy], dtype=torch.float32, device=device),
-            torch.tensor([labels], device=device),
-        )
+        earlier = None if before is None else torch.from_numpy(before)
+        return points_of(self.network, self.geometry, prompt, earlier)
 
     def _dense(self, logits: NDArray[np.float32] | None) -> Tensor | None:
         """Turn earlier logits into a dense prompt."""
-        if logits is None:
-            return None
-        return torch.from_numpy(logits).to(self.network.device)[None, None].clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
+        return None if logits is None else dense(torch.from_numpy(logits).to(self.network.device)[None, None])
 
     def _input_mask(self, mask: NDArray[np.bool_]) -> Tensor:
-        picture = torch.from_numpy(np.ascontiguousarray(mask)).to(self.network.device)[None, None].float()
-        return (resize(picture, self.geometry.input_hw, antialias=True) >= 0.5).float()
+        return input_mask(self.network, self.geometry, mask)
 
     def _propagated(self, tracks: list[_Track]) -> tuple[Points | None, Tensor | None]:
         """Make nano's prompt of each object's last visible mask: its box, slightly larger, and its logits."""
         if not self.network.config.is_nano:
             return None, None
-        height, width = (n // 4 for n in self.geometry.input_hw)
-        nowhere = torch.full((1, height, width), -LOGIT_LIMIT, device=self.network.device)
-        seen = [track.bank.last_seen for track in tracks]
-        logits = torch.stack([nowhere if m is None or m.logits is None else m.logits for m in seen])
-        boxes = [_box(m[0] > 0) for m in logits]
-        xy = torch.tensor([box or [(0.0, 0.0), (0.0, 0.0)] for box in boxes], device=logits.device)
-        labels = torch.tensor([(BOX_TOP_LEFT, BOX_BOTTOM_RIGHT) if box else (PADDING, PADDING) for box in boxes])
-        return Points(xy, labels.to(logits.device)), logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
+        logits = last_logits(self.network, self.geometry, [track.bank.last_seen for track in tracks])
+        return boxes_around(logits), dense(logits)
+
+
+def memories_of(network: Network, features: Features, decoded: Decoded, frame: int, *, prompted: bool) -> list[Memory]:
+    """Make what is kept of a frame, one for each object.
+
+    Prompted frames are remembered as the person saw them, holes filled and binarised; tracked ones raw.
+    """
+    filled = fill_holes(decoded.logits)
+    maps: Sequence[Tensor | None] = [None] * len(filled)
+    if network.config.remembers:
+        source = filled if prompted else decoded.logits
+        maps = network.remember(features, source, decoded.scores, prompted=prompted).to(MAP_DTYPE).unbind()
+    scores, ious = decoded.scores.tolist(), decoded.ious.tolist()
+    return [
+        Memory(frame, logits, score, iou, pointer, memory_map)
+        for logits, score, iou, pointer, memory_map in zip(filled, scores, ious, decoded.pointers, maps, strict=True)
+    ]
+
+
+def input_mask(network: Network, geometry: Geometry, mask: NDArray[np.bool_]) -> Tensor:
+    """Bring a person's mask `[h, w]` to the network's input size, `[1, 1, 16h, 16w]`, 0 or 1."""
+    picture = torch.from_numpy(np.ascontiguousarray(mask)).to(network.device)[None, None].float()
+    return (resize(picture, geometry.input_hw, antialias=True) >= 0.5).float()
+
+
+def points_of(network: Network, geometry: Geometry, prompt: Prompt, before: Tensor | None) -> Points:
+    """Write clicks and box as points, the box first as the network learned it; `before` are earlier logits."""
+    xy = geometry.scale([(c.x, c.y) for c in prompt.clicks])
+    labels = [POSITIVE if c.positive else NEGATIVE for c in prompt.clicks]
+    corners = None
+    if prompt.box is not None:
+        corners = geometry.scale([(prompt.box.x0, prompt.box.y0), (prompt.box.x1, prompt.box.y1)])
+    elif prompt.is_correction and before is not None and network.config.is_nano:
+        # nano has no memory: told only what the object is not, it would find nothing.
+        corners = _box(before > 0)
+    if corners is not None:
+        xy, labels = [*corners, *xy], [BOX_TOP_LEFT, BOX_BOTTOM_RIGHT, *labels]
+    device = network.device
+    return Points(
+        torch.tensor([xy], dtype=torch.float32, device=device),
+        torch.tensor([labels], device=device),
+    )
+
+
+def dense(logits: Tensor) -> Tensor:
+    """Turn earlier logits into a dense prompt."""
+    return logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
+
+
+def last_logits(network: Network, geometry: Geometry, seen: Sequence[Memory | None]) -> Tensor:
+    """Return the logits `[b, 1, 4h, 4w]` of each object's last visible mask; nowhere for one that had none."""
+    height, width = (n // 4 for n in geometry.input_hw)
+    nowhere = torch.full((1, height, width), -LOGIT_LIMIT, device=network.device)
+    return torch.stack([nowhere if m is None or m.logits is None else m.logits for m in seen])
+
+
+def boxes_around(logits: Tensor) -> Points:
+    """Put a box, slightly larger, around each mask of logits `[b, 1, 4h, 4w]`; padding where there is none."""
+    boxes = [_box(mask[0] > 0) for mask in logits]
+    xy = torch.tensor([box or [(0.0, 0.0), (0.0, 0.0)] for box in boxes], device=logits.device)
+    labels = torch.tensor([(BOX_TOP_LEFT, BOX_BOTTOM_RIGHT) if box else (PADDING, PADDING) for box in boxes])
+    return Points(xy, labels.to(logits.device))
 
 
 def _box(cells: Tensor) -> list[tuple[float, float]] | None:

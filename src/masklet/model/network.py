@@ -5,7 +5,7 @@ of sam2_base.py at facebookresearch/sam2 2b90b9f; differences are marked `Differ
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -131,6 +131,11 @@ class Network(nn.Module):
     def device(self) -> torch.device:
         return self.no_mem_embed.device
 
+    def take_pictures_of(self, image_px: int) -> None:
+        """Take pictures of another input size from now on; no weight depends on it."""
+        self.config = replace(self.config, image_px=image_px)
+        self.sam_prompt_encoder.image_px = image_px
+
     def see(self, pixels: Tensor) -> Features:
         """Encode one normalised picture `[1, 3, h, w]`; sides are multiples of 32 (nano: 16)."""
         maps = self.image_encoder(pixels.to(self.dtype))
@@ -163,8 +168,17 @@ class Network(nn.Module):
         is taken. With more, the single answer, unless it is unstable. `logits` `[b, 1, 4h, 4w]` is a dense prompt.
         """
         ambiguous = points is None or points.labels.shape[1] <= 1
-        answers = self._answers(image, fine, points, logits)
-        rows = torch.arange(len(image), device=image.device)
+        return self.choose(self.answer(image, fine, points, logits), ambiguous=ambiguous)
+
+    def answer(
+        self, image: Tensor, fine: tuple[Tensor, Tensor] | None, points: Points | None, logits: Tensor | None
+    ) -> Answers:
+        """Give every answer that the decoder has to a prompt; training judges them all."""
+        return self._answers(image, fine, points, logits)
+
+    def choose(self, answers: Answers, *, ambiguous: bool) -> Decoded:
+        """Take one of the answers for each object, as `decode` says."""
+        rows = torch.arange(len(answers.ious), device=answers.ious.device)
         best = answers.ious[:, 1:].argmax(1) + 1
         chosen = best if ambiguous else torch.where(stable(answers.logits[:, 0]), 0, best)
         # The pointer of an unambiguous prompt comes from token 0 even where its mask was unstable.
