@@ -1,0 +1,355 @@
+"""The training loop: recipe and data in; a log, curves and weights out that `--model` takes.
+
+Everything random comes from the seed and the number of the step, so that a run which was interrupted goes on with the
+same clips, prompts and losses. The result is the moving average of the weights, good at any time.
+"""
+
+import copy
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from masklet.errors import BadWeights, Cancelled
+from masklet.files import draft_path, make_folder, refusals
+from masklet.model.network import STRIDE, Network
+from masklet.train.clips import Clip, FolderSource, Mixture, Source
+from masklet.train.losses import Losses, mean
+from masklet.train.prompting import Person
+from masklet.train.synthetic import SyntheticSource
+from masklet.train.unroll import Unrolled, unroll
+from masklet.weights import load_network, save_network
+
+Group = Literal["decoder", "neck", "memory", "trunk"]
+
+GROUPS: Mapping[Group, tuple[str, ...]] = {
+    "decoder": ("sam_mask_decoder.", "sam_prompt_encoder."),
+    "neck": ("image_encoder.neck.",),
+    "memory": ("memory_", "maskmem_", "mask_downsample.", "obj_ptr_", "no_mem_", "no_obj_"),
+    "trunk": ("image_encoder.trunk.",),
+}
+"""Beginnings of the names of each group's parameters; together they are all."""
+ASPECTS = (16 / 9, 16 / 9, 16 / 9, 4 / 3, 1.0, 9 / 16)
+"""Shapes of pictures, width to height, drawn equally often."""
+WEIGHT_DECAY = 0.01
+MOST_GRADIENT = 1.0
+"""Gradients are scaled down to this norm."""
+AVERAGE = 0.998
+"""Share of the old in each step's moving average of the weights: of the last 500 steps, about."""
+WARM_STEPS = 50
+FLAT = 0.5
+"""The rate is constant for this share of a run, then goes down in a line to nothing."""
+MOST_START = 12
+"""Tracking begins up to this many frames after the prompt, so that distances in time vary (memory only)."""
+SAVE_SECONDS = 300.0
+STATE, MODEL, LOG, CURVES = "state.pt", "model.safetensors", "log.jsonl", "curves.png"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What really differs between trainings."""
+
+    name: str
+    rates: Mapping[Group, float]
+    """Learning rate of each group that is trained; the others stay as they are."""
+    long_sides_px: tuple[int, ...] = ()
+    """Input sizes, one drawn for each step; none: the model's own."""
+    frames: int = 4
+    objects: int = 3
+    """At most so many of a clip's objects; of a picture's three times as many."""
+    clips: int = 1
+    """Clips a step."""
+    picture_share: float = 0.3
+    """Share of single pictures among clips."""
+    steps: int = 20_000
+
+
+RECIPES: Mapping[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("nano", {"decoder": 1e-4, "neck": 5e-5}, long_sides_px=(448, 576, 672)),
+        Recipe("nano-trunk", {"decoder": 5e-5, "neck": 5e-5, "trunk": 1e-5}, long_sides_px=(448, 576, 672), steps=8000),
+        Recipe("nano-memory", {"decoder": 2e-5, "memory": 3e-4}, long_sides_px=(352, 448), frames=6, picture_share=0.1),
+        Recipe("finetune", {"decoder": 1e-5, "neck": 1e-5, "memory": 1e-5}, frames=4, objects=2, steps=1000),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a run ends; of two limits whichever comes first. Time counts over all resumptions."""
+
+    steps: int
+    minutes: float | None = None
+
+    def share(self, step: int, seconds: float) -> float:
+        """Return how much of the run is done, 0..1."""
+        shares = [step / self.steps]
+        if self.minutes is not None:
+            shares.append(seconds / 60 / self.minutes)
+        return min(1.0, max(shares))
+
+
+@dataclass(eq=False)
+class Run:
+    """A training in a folder."""
+
+    recipe: Recipe
+    network: Network
+    source: Source
+    out: Path
+    limits: Limits
+    seed: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    average: Network = field(init=False)
+    optimiser: torch.optim.AdamW = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.network.train().requires_grad_(False)
+        groups = []
+        for name, rate in self.recipe.rates.items():
+            members = [p for _, p in members_of(self.network, name)]
+            for parameter in members:
+                parameter.requires_grad_(True)
+            # Norms, biases and tokens are not pulled towards nothing.
+            for decay, chosen in ((WEIGHT_DECAY, True), (0.0, False)):
+                some = [p for p in members if (p.dim() > 1 and min(p.shape[:2]) > 1) == chosen]
+                groups.append({"params": some, "lr": rate, "rate": rate, "weight_decay": decay})
+        self.optimiser = torch.optim.AdamW(groups)
+        self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
+
+    @property
+    def done(self) -> bool:
+        return self.limits.share(self.step, self.seconds) >= 1
+
+    def draw(self, step: int) -> list[tuple[Clip, np.random.Generator]]:
+        """Draw a step's clips, each with the generator that decides on its prompts."""
+        rng = np.random.default_rng((self.seed, step))
+        side = int(rng.choice(self.recipe.long_sides_px or (self.network.config.image_px,)))
+        drawn = []
+        for own in rng.spawn(self.recipe.clips):
+            picture = own.random() < self.recipe.picture_share
+            size_hw = _size_hw(side, float(own.choice(ASPECTS)))
+            clip = self.source.clip(own, frames=1 if picture else self.recipe.frames, size_hw=size_hw)
+            most = self.recipe.objects * (3 if picture else 1)
+            drawn.append((clip.only(_some(own, clip, most)), own))
+        return drawn
+
+    def learn(self, drawn: list[tuple[Clip, np.random.Generator]]) -> dict[str, Any]:
+        """Take one step, and return its line of the log."""
+        began = time.perf_counter()
+        rate = self._set_rate()
+        self.optimiser.zero_grad(set_to_none=True)
+        side = max(drawn[0][0].frames.shape[1:3])
+        self.network.take_pictures_of(side)
+        unrolled, losses = [], []
+        for clip, rng in drawn:
+            start = int(rng.integers(MOST_START + 1)) if self.network.config.remembers else 0
+            result = unroll(self.network, clip, Person(clip, rng), start=start)
+            unrolled.append(result)
+            losses.append(mean([step.verdict for step in result.steps]))
+            (losses[-1].total / len(drawn)).backward()
+        trained = [p for group in self.optimiser.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(trained, MOST_GRADIENT)
+        if not bool(norm.isfinite()):
+            raise BadWeights(f"step {self.step}: gradients are not finite; the last checkpoint is in {self.out}")
+        self.optimiser.step()
+        self._average()
+        self.step += 1
+        seconds = time.perf_counter() - began
+        self.seconds += seconds
+        line = {"step": self.step, **_summary(losses), **_overlaps(unrolled)}
+        sizes = {"side_px": side, "frames": len(drawn[0][0].frames), "objects": drawn[0][0].masks.shape[1]}
+        return line | {"gradient": round(float(norm), 3), "rate": rate, "seconds": round(seconds, 2)} | sizes
+
+    def save(self) -> None:
+        """Write the averaged weights, and all that is needed to go on, each by rename."""
+        notes = {"recipe": self.recipe.name, "steps": str(self.step), "seed": str(self.seed)}
+        save_network(self.average, self.out / MODEL, metadata=notes)
+        names = [name for name, p in self.network.named_parameters() if p.requires_grad]
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "optimiser": self.optimiser.state_dict(),
+            "weights": {name: self.network.get_parameter(name) for name in names},
+            "average": {name: self.average.get_parameter(name) for name in names},
+        }
+        path = self.out / STATE
+        with refusals(path), draft_path(path) as draft:
+            torch.save(state, draft)
+
+    def resume(self) -> None:
+        """Go on from what `save` wrote, and forget what the log holds of later steps."""
+        path = self.out / STATE
+        if not path.is_file():
+            raise BadWeights(f"{path} does not exist: nothing to resume there; start without --resume")
+        state = torch.load(path, map_location=self.network.device, weights_only=True)
+        known = {name for name, p in self.network.named_parameters() if p.requires_grad}
+        if set(state["weights"]) != known:
+            raise BadWeights(f"{path} was made with another recipe or model: resume with those it began with")
+        self.network.load_state_dict(state["weights"], strict=False)
+        self.average.load_state_dict(state["average"], strict=False)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        lines = [line for line in read_log(self.out) if line["step"] <= self.step]
+        with draft_path(self.out / LOG) as draft:
+            draft.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def _set_rate(self) -> float:
+        done = self.limits.share(self.step, self.seconds)
+        share = min(1.0, (self.step + 1) / WARM_STEPS) * min(1.0, (1 - done) / (1 - FLAT))
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["rate"] * share
+        return round(share, 4)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        keep = min(AVERAGE, (1 + self.step) / (10 + self.step))
+        pairs = zip(self.average.parameters(), self.network.parameters(), strict=True)
+        for old, new in pairs:
+            if new.requires_grad:
+                old.lerp_(new, 1 - keep)
+
+
+def prepare(
+    recipe: str, data: Sequence[str | Path], out: str | Path, *, model: str | Path, limits: Limits | None, seed: int = 0
+) -> Run:
+    """Set up a training by the names that the command line takes; without limits the recipe's own number of steps."""
+    chosen = RECIPES[recipe]
+    network = load_network(model, dtype="float32")
+    if recipe != "finetune" and not network.config.is_nano:
+        raise BadWeights(f"recipe {recipe} is for nano, but {model} is another model: use --recipe finetune")
+    return Run(chosen, network, open_sources(data), Path(out), limits or Limits(chosen.steps), seed)
+
+
+def open_sources(folders: Sequence[str | Path]) -> Source:
+    """Open datasets (`JPEGImages` and `Annotations`) and folders of cut-outs and backgrounds, which may be the same."""
+    found: list[Source] = []
+    for folder in map(Path, folders):
+        if (folder / "cutouts").is_dir():
+            found.append(SyntheticSource(folder))
+        if (folder / "Annotations").is_dir() or not (folder / "cutouts").is_dir():
+            found.append(FolderSource(folder))
+    return Mixture(found)
+
+
+def train(run: Run, *, resume: bool = False, report: Callable[[dict[str, Any]], None] = lambda line: None) -> Path:
+    """Train until the limits are met, and return the path of the weights.
+
+    `report` hears each step's line of the log and may raise `Cancelled`: the step is kept, and `resume` goes on there.
+    """
+    make_folder(run.out)
+    if resume:
+        run.resume()
+    elif (run.out / STATE).exists():
+        raise BadWeights(f"{run.out} already holds a training: go on with --resume, or choose another folder")
+    saved = time.monotonic()
+    with (run.out / LOG).open("a" if resume else "w", buffering=1) as log:
+        try:
+            for line in _lines(run):
+                log.write(json.dumps(line) + "\n")
+                report(line)
+                if time.monotonic() - saved > SAVE_SECONDS:
+                    run.save()
+                    saved = time.monotonic()
+        except Cancelled:
+            run.save()
+            raise
+    run.save()
+    draw_curves(run.out)
+    return run.out / MODEL
+
+
+def _lines(run: Run) -> Iterator[dict[str, Any]]:
+    """Take steps; the next one's clips are drawn meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(run.draw, run.step)
+        while not run.done:
+            drawn = ahead.result()
+            ahead = pool.submit(run.draw, run.step + 1)
+            yield run.learn(drawn)
+        ahead.cancel()
+
+
+def members_of(network: Network, group: Group) -> list[tuple[str, nn.Parameter]]:
+    """Return the named parameters of a group."""
+    return [(name, p) for name, p in network.named_parameters() if name.startswith(GROUPS[group])]
+
+
+def read_log(out: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's log; a last line that was cut short is left out."""
+    lines = []
+    for text in (out / LOG).read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def draw_curves(out: Path) -> bool:
+    """Plot the log as `curves.png`; False where matplotlib (extra `train`) is missing."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    lines = read_log(out)
+    if not lines:
+        return False
+    shown = (("loss", "focal", "dice", "iou", "occlusion"), ("j_click", "j_box", "j_track", "j_correct"))
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    for axes, names in zip(figure.subplots(1, 2), shown, strict=True):
+        for name in names:
+            points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+            if points:
+                steps, values = np.array(points).T
+                width = max(1, len(values) // 50)
+                kernel = np.ones(width) / width
+                axes.plot(np.convolve(steps, kernel, "valid"), np.convolve(values, kernel, "valid"), label=name)
+        axes.set_xlabel("step")
+        axes.legend()
+        axes.grid(alpha=0.3)
+    with draft_path(out / CURVES) as draft:
+        figure.savefig(draft, format="png")
+    return True
+
+
+def _size_hw(side: int, aspect: float) -> tuple[int, int]:
+    short = round(side * min(aspect, 1 / aspect) / STRIDE) * STRIDE
+    return (short, side) if aspect >= 1 else (side, short)
+
+
+def _some(rng: np.random.Generator, clip: Clip, most: int) -> list[int]:
+    count = clip.masks.shape[1]
+    return sorted(rng.permutation(count)[:most].tolist())
+
+
+def _summary(losses: list[Losses]) -> dict[str, float]:
+    def average(values: list[Tensor]) -> float:
+        return round(float(torch.stack(values).mean().detach()), 6)
+
+    return {
+        "loss": average([one.total for one in losses]),
+        "focal": average([one.focal for one in losses]),
+        "dice": average([one.dice for one in losses]),
+        "iou": average([one.iou for one in losses]),
+        "occlusion": average([one.occlusion for one in losses]),
+    }
+
+
+def _overlaps(unrolled: list[Unrolled]) -> dict[str, float]:
+    """Return the mean overlap of the chosen masks with the truth, by what was asked."""
+    by_kind: dict[str, list[Tensor]] = {}
+    for result in unrolled:
+        for step in result.steps:
+            by_kind.setdefault(f"j_{step.asked}", []).append(step.overlaps[step.verdict.visible])
+    joined = {name: torch.cat(values) for name, values in by_kind.items()}
+    return {name: round(float(values.mean()), 4) for name, values in joined.items() if len(values)}

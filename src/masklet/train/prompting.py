@@ -1,0 +1,193 @@
+"""A person who knows the truth: what they say first, how they correct, and how propagated prompts go wrong.
+
+As the SAM 2 paper simulates them (section 5.1, appendix D.2): a mask half of the time, else a box or a click; boxes a
+little off; corrective clicks anywhere in what is wrong.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from masklet.masks import box_of
+from masklet.metrics import deepest
+from masklet.model.network import Points
+from masklet.model.prompt_encoder import PADDING
+from masklet.prompts import Box, Click, Prompt
+from masklet.train.clips import Clip
+
+Kind = Literal["mask", "box", "click"]
+
+KINDS: dict[Kind, float] = {"mask": 0.5, "box": 0.25, "click": 0.25}
+"""How often each is what a person says first."""
+CENTRED = 0.5
+"""Share of clicks in the middle of what is meant, where people aim; the others fall anywhere in it."""
+BOX_NOISE, MOST_BOX_NOISE_PX = 0.1, 20.0
+"""Standard deviation of a box's sides, as a share of its size, and its limit (`sam2_utils.py`)."""
+MOST_CORRECTED = 2
+"""Frames of a clip that a person corrects, or rounds of clicks on a single picture."""
+
+
+@dataclass(eq=False)
+class Person:
+    """Says things about the objects of one clip, named by their row; `rng` decides what and where."""
+
+    clip: Clip
+    rng: np.random.Generator
+    kinds: list[Kind] = field(init=False)
+    rounds: Counter[int] = field(init=False)
+    """How many rounds of corrective clicks each frame gets."""
+    _said: dict[tuple[int, int], Prompt] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        frames, count = self.clip.masks.shape[:2]
+        # On a single picture, a mask for a prompt leaves nothing to answer.
+        odds = np.array([odds if frames > 1 or kind != "mask" else 0.0 for kind, odds in KINDS.items()])
+        names = list(KINDS)
+        self.kinds = [names[i] for i in self.rng.choice(len(names), size=count, p=odds / odds.sum())]
+        corrected = int(self.rng.integers(MOST_CORRECTED + 1))
+        once = [int(i) for i in self.rng.permutation(frames)[:corrected]]
+        self.rounds = Counter(once if frames > 1 else [0] * corrected)
+
+    def start(self, row: int) -> Prompt:
+        """Say where an object is on the first frame, which shows it."""
+        mask, kind = self.clip.masks[0, row], self.kinds[row]
+        prompt = Prompt(str(row), 0)
+        if kind == "mask":
+            prompt = replace(prompt, mask=mask)
+        elif kind == "box":
+            prompt = replace(prompt, box=self._box(mask))
+        else:
+            prompt = replace(prompt, clicks=(self._click(mask, positive=True),))
+        self._said[0, row] = prompt
+        return prompt
+
+    def correct(self, frame: int, row: int, found: NDArray[np.bool_]) -> Prompt | None:
+        """Click on what is wrong with a mask of any size, and return all that is now said on the frame.
+
+        None where nothing is wrong, or where the person gave the mask themselves.
+        """
+        said = self._said.get((frame, row), Prompt(str(row), frame))
+        if said.mask is not None:
+            return None
+        truth = shrunk(self.clip.masks[frame, row], (found.shape[0], found.shape[1]))
+        missing, wrong = truth & ~found, found & ~truth
+        if not missing.any() and not wrong.any():
+            return None
+        total = np.count_nonzero(missing) + np.count_nonzero(wrong)
+        positive = bool(self.rng.random() < np.count_nonzero(missing) / total)
+        click = self._click(missing if positive else wrong, positive=positive)
+        y_scale, x_scale = (a / b for a, b in zip(self.clip.frames.shape[1:3], found.shape, strict=True))
+        click = replace(click, x=(click.x + 0.5) * x_scale - 0.5, y=(click.y + 0.5) * y_scale - 0.5)
+        said = replace(said, clicks=(*said.clicks, click))
+        self._said[frame, row] = said
+        return said
+
+    def _click(self, mask: NDArray[np.bool_], *, positive: bool) -> Click:
+        box = box_of(mask)
+        assert box is not None  # noqa: S101 - only what is there is clicked
+        x0, y0, x1, y1 = box
+        if self.rng.random() < CENTRED:
+            x, y = deepest(mask[y0:y1, x0:x1])
+            return Click(x + x0, y + y0, positive)
+        ys, xs = np.nonzero(mask)
+        i = self.rng.integers(len(ys))
+        return Click(float(xs[i]), float(ys[i]), positive)
+
+    def _box(self, mask: NDArray[np.bool_]) -> Box:
+        box = box_of(mask)
+        assert box is not None  # noqa: S101
+        height, width = mask.shape
+        x0, y0, x1, y1 = (float(v) for v in box)
+        limits = np.minimum(BOX_NOISE * np.array([x1 - x0, y1 - y0] * 2), MOST_BOX_NOISE_PX)
+        dx0, dy0, dx1, dy1 = np.clip(self.rng.normal(size=4) * limits, -MOST_BOX_NOISE_PX, MOST_BOX_NOISE_PX)
+        xs = np.clip(sorted((x0 + dx0, x1 + dx1)), 0, width)
+        ys = np.clip(sorted((y0 + dy0, y1 + dy1)), 0, height)
+        return Box(float(xs[0]), float(ys[0]), float(xs[1]), float(ys[1]))
+
+
+def shrunk(mask: NDArray[np.bool_], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return a mask `[..., h, w]` at a smaller size: true where at least half of a cell's area is."""
+    flat = torch.from_numpy(np.ascontiguousarray(mask)).reshape(-1, 1, *mask.shape[-2:]).float()
+    cells = functional.interpolate(flat, size_hw, mode="area")[:, 0] >= 0.5
+    small: NDArray[np.bool_] = cells.numpy().reshape(*mask.shape[:-2], *size_hw)
+    return small
+
+
+DISTURBED = 0.5
+"""Share of propagated masks that are made worse, so that the decoder learns to correct them and not to copy."""
+WITHOUT_LOGITS = 0.1
+"""Share of frames whose propagated prompt is the box alone."""
+BOX_JITTER = 0.04
+"""Standard deviation of a propagated box's corners, as a share of its sides."""
+MOST_SHIFT, MOST_GROWTH = 0.25, 0.12
+"""Of the object's size: how far a disturbed mask may lie away, and by how much grow or shrink on each side."""
+SURE = 8.0
+"""Logit of what is added to a mask, or taken away from it."""
+
+
+def disturb(logits: Tensor, rng: np.random.Generator) -> Tensor:
+    """Make some of the last masks `[b, 1, 4h, 4w]` wrong as tracking makes them: late, grown, shrunk, holed, leaked."""
+    changes = (_shift, _grow, _hole, _leak)
+    done = []
+    for one in logits:
+        box = box_of((one[0] > 0).numpy(force=True))
+        if box is not None and rng.random() < DISTURBED:
+            one = changes[rng.integers(len(changes))](one, box, rng)
+        done.append(one)
+    return torch.stack(done)
+
+
+def jitter(boxes: Points, rng: np.random.Generator) -> Points:
+    """Move the corners of propagated boxes a little."""
+    sides = (boxes.xy[:, 1] - boxes.xy[:, 0])[:, None]  # [b, 1, 2]
+    noise = torch.from_numpy(rng.normal(0, BOX_JITTER, boxes.xy.shape)).to(sides)
+    boxed = (boxes.labels != PADDING)[..., None]
+    return Points(torch.where(boxed, (boxes.xy + noise * sides).clamp(min=0), boxes.xy), boxes.labels)
+
+
+Cells = tuple[int, int, int, int]
+
+
+def _size(box: Cells) -> float:
+    return float(np.sqrt((box[2] - box[0]) * (box[3] - box[1])))
+
+
+def _shift(logits: Tensor, box: Cells, rng: np.random.Generator) -> Tensor:
+    dy, dx = (round(v) for v in rng.uniform(-MOST_SHIFT, MOST_SHIFT, 2) * (box[3] - box[1], box[2] - box[0]))
+    height, width = logits.shape[-2:]
+    padded = functional.pad(logits, (max(dx, 0), max(-dx, 0), max(dy, 0), max(-dy, 0)), value=-SURE)
+    return padded[:, max(-dy, 0) : max(-dy, 0) + height, max(-dx, 0) : max(-dx, 0) + width]
+
+
+def _grow(logits: Tensor, box: Cells, rng: np.random.Generator) -> Tensor:
+    radius = max(1, round(rng.uniform(0, MOST_GROWTH) * _size(box)))
+    sign = 1 if rng.random() < 0.5 else -1
+    return sign * functional.max_pool2d(sign * logits, 2 * radius + 1, stride=1, padding=radius)
+
+
+def _hole(logits: Tensor, box: Cells, rng: np.random.Generator) -> Tensor:
+    """Take an ellipse away, somewhere on the object's box."""
+    x, y = rng.uniform(box[0], box[2]), rng.uniform(box[1], box[3])
+    within = _ellipse(logits, (x, y), 0.35 * _size(box), rng)
+    return torch.where(within, logits.clamp(max=-SURE), logits)
+
+
+def _leak(logits: Tensor, box: Cells, rng: np.random.Generator) -> Tensor:
+    """Add an ellipse, somewhere around the object."""
+    x, y = rng.uniform(2 * box[0] - box[2], 2 * box[2] - box[0]), rng.uniform(2 * box[1] - box[3], 2 * box[3] - box[1])
+    within = _ellipse(logits, (x, y), 0.35 * _size(box), rng)
+    return torch.where(within, logits.clamp(min=SURE), logits)
+
+
+def _ellipse(logits: Tensor, middle_xy: tuple[float, float], most: float, rng: np.random.Generator) -> Tensor:
+    radii = rng.uniform(0.3, 1, 2) * max(2.0, most)
+    y = torch.arange(logits.shape[-2], device=logits.device)[:, None]
+    x = torch.arange(logits.shape[-1], device=logits.device)
+    inside: Tensor = ((x - middle_xy[0]) / radii[0]) ** 2 + ((y - middle_xy[1]) / radii[1]) ** 2 < 1
+    return inside
