@@ -20,3 +20,15 @@ class Events:
                 "SELECT * FROM events WHERE prediction = ? AND seq > ? ORDER BY seq LIMIT ?", (prediction, seq, limit)
             )
             return tuple(as_event(row) for row in rows)
+
+    def changed(self, seq: int) -> tuple[int, frozenset[str]]:
+        """Return the number of the last event, and which predictions had one after `seq`: who waits is woken by it.
+
+        The first call, with -1, only gives the number to go on from.
+        """
+        with self._database.read() as db:
+            if seq < 0:
+                row = db.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()
+                return int(row[0]), frozenset()
+            rows = db.execute("SELECT seq, prediction FROM events WHERE seq > ? ORDER BY seq", (seq,)).fetchall()
+            return (rows[-1]["seq"] if rows else seq), frozenset(row["prediction"] for row in rows)

@@ -1,12 +1,14 @@
 """Files that clients uploaded, each its owner's alone."""
 
+import base64
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from masklet.jobs.database import Clock, Database
-from masklet.jobs.folder import Folder, make_durable, sync_folder
-from masklet.jobs.records import StoredFile, as_json, new_id
+from masklet.jobs.folder import Durable, Folder, make_durable, sync_folder
+from masklet.jobs.records import ID_LENGTH, StoredFile, as_json, new_id
 from masklet.jobs.rows import as_file
 
 
@@ -31,21 +33,31 @@ class Uploads:
         keep_s: float,
     ) -> StoredFile:
         """Keep a finished upload, durably; its file is the store's from then on. `name` is for display only."""
-        id = new_id()
+        about = (name, content_type, as_json(metadata or {}))
+        return self._keep(new_id(), owner, make_durable(temporary), about, keep_s)
+
+    def add_content(self, owner: str, temporary: Path, *, content_type: str, keep_s: float) -> StoredFile:
+        """As `add`, for what came inside a request: the same content again is the same upload, kept longer.
+
+        So a request that is sent twice names the same upload twice, and its idempotency key fits.
+        """
         found = make_durable(temporary)
+        digest = hashlib.sha256(f"{owner} {found.sha256}".encode()).digest()
+        id = base64.b32encode(digest).decode().lower()[:ID_LENGTH]
+        return self._keep(id, owner, found, ("data", content_type, "{}"), keep_s)
+
+    def _keep(self, id: str, owner: str, found: Durable, about: tuple[str, str, str], keep_s: float) -> StoredFile:
         self._database.reach("upload.before_rename")
-        temporary.replace(self._folder.uploads / id)
+        found.path.replace(self._folder.uploads / id)
         sync_folder(self._folder.uploads)
         self._database.reach("upload.after_rename")
         now = self._clock.wall()
         with self._database.write("upload") as db:
             db.execute(
                 "INSERT INTO files (id, owner, name, content_type, size, sha256, metadata, created_at, expires_at) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    *(id, owner, name, content_type, found.size, found.sha256),
-                    *(as_json(metadata or {}), now, now + keep_s),
-                ),
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (id) DO UPDATE SET expires_at = max(expires_at, excluded.expires_at)",
+                (id, owner, about[0], about[1], found.size, found.sha256, about[2], now, now + keep_s),
             )
             return as_file(self._folder, db.execute("SELECT * FROM files WHERE id = ?", (id,)).fetchone())
 

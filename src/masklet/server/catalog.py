@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from masklet.catalogue import MODELS
 from masklet.request import Option, options
@@ -113,12 +114,12 @@ class InputSchema:
     required: tuple[str, ...] = ("input_video",)
 
     @cached_property
-    def properties(self) -> dict[str, object]:
+    def properties(self) -> dict[str, Any]:
         """Return one schema per input, in order."""
         return {option.name: _property(option, order) for order, option in enumerate(inputs())}
 
     @cached_property
-    def choices(self) -> dict[str, object]:
+    def choices(self) -> dict[str, Any]:
         """Return the closed sets, which Cog keeps as components of their own."""
         return {
             option.name: {
@@ -132,7 +133,7 @@ class InputSchema:
         }
 
     @property
-    def whole(self) -> dict[str, object]:
+    def whole(self) -> dict[str, Any]:
         """Return the schema of `input`."""
         return {
             "properties": self.properties,
@@ -142,8 +143,8 @@ class InputSchema:
         }
 
 
-def _property(option: Option, order: int) -> dict[str, object]:
-    schema: dict[str, object] = {"description": OVER_HTTP.get(option.name, option.help)}
+def _property(option: Option, order: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"description": OVER_HTTP.get(option.name, option.help)}
     if option.choices:
         schema["allOf"] = [{"$ref": f"#/components/schemas/{option.name}"}]
     else:
@@ -153,7 +154,7 @@ def _property(option: Option, order: int) -> dict[str, object]:
     return schema | {"x-order": order}
 
 
-def _kind(option: Option) -> dict[str, object]:
+def _kind(option: Option) -> dict[str, Any]:
     if option.name == "input_video":
         return {"type": "string", "format": "uri"}
     if option.kind is tuple:

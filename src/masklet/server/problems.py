@@ -88,9 +88,7 @@ def invalid_version() -> Refusal:
 
 def invalid_input(fields: Sequence[InvalidField]) -> Refusal:
     """Refuse a request whose body or inputs are wrong."""
-    return Refusal(
-        422, "".join(field.line for field in fields), title="Input validation failed", invalid_fields=fields
-    )
+    return Refusal(422, "".join(field.line for field in fields), title="Input validation failed", invalid_fields=fields)
 
 
 def too_large(what: str, limit_bytes: int, way_out: str = "") -> Refusal:

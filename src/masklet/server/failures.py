@@ -1,0 +1,52 @@
+"""Why a prediction failed, as its owner hears it: a code of the published list and one sentence.
+
+The sentence holds no path of this machine, whatever the error it was made of said.
+"""
+
+from collections.abc import Mapping
+
+from masklet.errors import BadPrompt, BadVideo, BadWeights, NoSpace, Problem
+from masklet.jobs import ErrorCode
+
+_CODES: Mapping[type[Problem], ErrorCode] = {
+    BadPrompt: "E_BAD_PROMPT",
+    BadVideo: "E_UNSUPPORTED_MEDIA",
+    BadWeights: "E_MODEL_SETUP",
+    NoSpace: "E_DISK_FULL",
+}
+
+
+class JobFailure(Problem):
+    """A prediction cannot succeed. `worn`: the process that found out may be in no state to run another."""
+
+    def __init__(self, code: ErrorCode, text: str, *, worn: bool = False) -> None:
+        super().__init__(text)
+        self.code: ErrorCode = code
+        self.worn = worn
+
+
+def failure_of(error: Exception, names: Mapping[str, str]) -> JobFailure:
+    """Turn any error into what its owner hears; `names` says what each path of this machine is called outside."""
+    if isinstance(error, JobFailure):
+        return JobFailure(error.code, _plain(str(error), names), worn=error.worn)
+    if isinstance(error, MemoryError):
+        return JobFailure(
+            "E_OOM",
+            "The server ran out of memory: make the video smaller, follow fewer objects, or ask for a smaller model.",
+            worn=True,
+        )
+    for kind, code in _CODES.items():
+        if isinstance(error, kind):
+            return JobFailure(_narrower(code, str(error)), _plain(str(error), names))
+    return JobFailure("E_INTERNAL", "masklet failed inside; the server's log says more under this prediction's id.")
+
+
+def _narrower(code: ErrorCode, text: str) -> ErrorCode:
+    return "E_FRAME_RANGE" if code == "E_BAD_PROMPT" and "there is no such frame" in text else code
+
+
+def _plain(text: str, names: Mapping[str, str]) -> str:
+    """Put outside names for paths, longest first, so that no folder's name is left of a file's."""
+    for path in sorted(names, key=len, reverse=True):
+        text = text.replace(path, names[path])
+    return text
