@@ -2,28 +2,41 @@
 
 FFmpeg is given an open file, never a name, and no protocol at all, so a playlist or a description in disguise has
 nothing to open other files or connections with.
+
+A picture is shown only if it is whole. Where one is lost, or the decoder mended it by guesswork, reading ends with an
+error that names it, and no later one takes its number. What a decoder does not notice (a few flipped bits, in most
+codecs) cannot be noticed here. Pictures before the first whole one, and an unfinished last one in a file that does not
+state its size, are no damage: recordings begin and end anywhere. They do not count as frames.
+
+Pixels are as stored: an aspect ratio of pixels other than 1 does not stretch them, and transparency is dropped.
 """
 
 import logging
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
 from av import VideoFrame
+from av.buffer import Buffer
 from av.container import InputContainer
+from av.sidedata.sidedata import Type
 from av.stream import Disposition
-from av.video.reformatter import Colorspace
+from av.video.frame import PictureType
+from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from masklet.errors import BadVideo
+from masklet.video.outline import stated_size
 
 CONTAINERS = "mov,mp4,matroska,webm,avi,gif,mpegts,mpeg,flv,asf,ogg"
 CODECS = (
@@ -32,10 +45,14 @@ CODECS = (
     "aac,mp3,mp3float,mp2,mp2float,ac3,eac3,opus,libopus,vorbis,flac,alac,pcm_s16le,pcm_s16be,pcm_s24le,pcm_f32le"
 )
 OPTIONS = {"format_whitelist": CONTAINERS, "codec_whitelist": CODECS, "protocol_whitelist": "none"}
-INDEXED = {"h264", "hevc", "vp8", "vp9", "av1"}
+INDEXED = {"h264", "hevc", "vp9", "av1"}
 """In containers that stamp every packet (MP4, Matroska) theirs are the frames; all else is indexed by decoding."""
 HEAD_FRAMES, TAIL_FRAMES = 16, 300
 """So many frames are decoded at either end to check an index made of packets."""
+STRICT = {"err_detect": "explode"}
+"""Makes FFmpeg's HEVC decoder report a picture it cannot decode; else it is left out without a word."""
+MOST_LEANING = 4
+"""B-pictures in a row that wait for the picture they lean on; encoders use 3, and some code nothing but B-pictures."""
 READ_AHEAD_BYTES = 2**20
 UNTAGGED = 2
 """ITU-T H.273's number for a colour matrix that nobody stated."""
@@ -48,10 +65,18 @@ logging.getLogger("libav").setLevel(logging.CRITICAL)  # what matters is raised
 
 @dataclass(frozen=True)
 class _Index:
-    """A time stamp for each frame that will be decoded, and those at which decoding can start (none: only at 0)."""
+    """What is known of the frames before they are read."""
 
     stamps: "array[int]"
+    """A time stamp for each frame that will be decoded."""
     keys: "array[int]"
+    """Time stamps at which decoding can start; none: only at the beginning."""
+    told: bool = True
+    """Whether the stamps are the file's; else it gave no usable ones, and they count from 0."""
+
+
+class _Damage(Exception):
+    """Here a picture is missing or not whole; what comes after it is not to be trusted."""
 
 
 class FilmReader:
@@ -61,36 +86,37 @@ class FilmReader:
 
     def __init__(self, path: Path, *, most_pixels: int) -> None:
         self._path = path
-        if path.stat().st_size == 0:
-            raise BadVideo(f"{path} is empty (0 bytes): copy or download it again")
+        self._most_pixels = most_pixels
+        self._open_ended = self._stated_size() is None
+        self._strict = False
         with self._open() as container:
             stream = self._stream(container)
-            width, height = stream.codec_context.width, stream.codec_context.height
-            if width * height > most_pixels:
-                raise BadVideo(f"{path} has {width}x{height} pixels: the limit is {most_pixels}, make it smaller")
             self.time_base = _fraction(stream.time_base) or Fraction(1, 1000)
             self.average_rate = _fraction(stream.average_rate) or _fraction(stream.guessed_rate)
             self.has_audio = bool(container.streams.audio)
             by_packets = self._by_packets(container, stream)
-        self._index = by_packets if by_packets and self._holds(by_packets) else self._by_frames()
+        if by_packets is None or not self._holds(by_packets):
+            self._strict = True
+            self._index = self._by_frames()
         self.pts = self._index.stamps
-        first = next(self._decoded(0), None)
+        first = next(self._decoded(0), None) if self.pts else None
         if first is None:
             raise BadVideo(f"{path} has no frame that can be decoded: re-encode it, for instance as H.264")
-        self._turns = round(first.rotation / 90) % 4
+        self._turns, self._mirrored = _orientation(first)
         self._size = (first.height, first.width)
         self.height, self.width = self._size if self._turns % 2 == 0 else self._size[::-1]
 
     def read(self, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
         """Yield frames `start` to `stop - 1`."""
-        index = start
+        index, reformatter = start, VideoReformatter()
         for frame in islice(self._decoded(start), stop - start):
             if (frame.height, frame.width) != self._size:
                 raise BadVideo(
                     f"{self._path} changes its size to {frame.width}x{frame.height} at frame {index}: "
                     "re-encode it with one size"
                 )
-            yield _rgb(frame, self._turns)
+            rgb = np.rot90(_rgb(frame, reformatter), self._turns)
+            yield np.ascontiguousarray(rgb[::-1] if self._mirrored else rgb)
             index += 1
         if index < stop:
             raise BadVideo(
@@ -98,66 +124,81 @@ class FilmReader:
                 "re-encode it, or cut it before that frame"
             )
 
+    def _stated_size(self) -> int | None:
+        """Return how long the file says it is; raise `BadVideo` if it is shorter."""
+        size = self._path.stat().st_size
+        if size == 0:
+            raise BadVideo(f"{self._path} is empty (0 bytes): copy or download it again")
+        with self._path.open("rb") as file:
+            stated = stated_size(file)
+        if stated is not None and stated > size:
+            raise BadVideo(f"{self._path} is cut short: it holds {size} of {stated} bytes; copy or download it again")
+        return stated
+
     @contextmanager
     def _open(self) -> Iterator[InputContainer]:
         """Open the file, and say in our words what FFmpeg has against it."""
-        with self._path.open("rb") as file:
-            try:
-                with av.open(file, "r", buffer_size=READ_AHEAD_BYTES, options=OPTIONS) as container:
-                    yield container
-            except (av.error.InvalidDataError, av.error.EOFError) as error:
-                raise BadVideo(
-                    f"{self._path} is not a video, or is cut short or damaged: masklet reads {READABLE}"
-                ) from error
-            except av.error.FFmpegError as error:
-                raise BadVideo(
-                    f"{self._path} is of a kind that masklet does not open ({error.strerror}): convert it to {READABLE}"
-                ) from error
+        try:
+            with (
+                self._path.open("rb") as file,
+                # A title in an old encoding is no reason to refuse a film.
+                av.open(file, "r", buffer_size=READ_AHEAD_BYTES, options=OPTIONS, metadata_errors="replace") as film,
+            ):
+                yield film
+        except (av.error.InvalidDataError, av.error.EOFError) as error:
+            raise BadVideo(
+                f"{self._path} is not a video, or is cut short or damaged: masklet reads {READABLE}"
+            ) from error
+        except av.error.FFmpegError as error:
+            raise BadVideo(
+                f"{self._path} is of a kind that masklet does not open ({error.strerror}): convert it to {READABLE}"
+            ) from error
+        except OSError as error:
+            raise BadVideo(f"{self._path} cannot be read any more ({error.strerror or error})") from error
 
-    def _stream(self, container: InputContainer) -> VideoStream:
+    def _stream(self, container: InputContainer, *, threads: bool = True) -> VideoStream:
         """Return the film in the file; a cover picture is none."""
         for stream in container.streams.video:
-            if stream.codec_context is None:
-                raise BadVideo(f"{self._path}: its codec is unknown or not allowed; convert it to {READABLE}")
-            if not stream.disposition & Disposition.attached_pic:
-                stream.thread_type = "AUTO"
-                return stream
+            if stream.disposition & Disposition.attached_pic:
+                continue
+            coder = stream.codec_context
+            # FFmpeg's whitelist binds its own probing only.
+            if coder is None or coder.codec.name not in CODECS.split(","):
+                name = "unknown" if coder is None else coder.codec.name
+                raise BadVideo(f"{self._path}: its codec ({name}) is not one masklet reads; convert it to {READABLE}")
+            self._check_size(coder.height, coder.width)
+            # A later picture may be of any size, whatever the header says.
+            coder.options = {"max_pixels": str(self._most_pixels * 2)}  # it counts padding too
+            if self._strict and coder.codec.name == "hevc":
+                coder.options |= STRICT
+            stream.thread_type = "AUTO" if threads else "NONE"
+            return stream
         what = "sound but no pictures" if container.streams.audio else "no pictures"
         raise BadVideo(f"{self._path} has {what}: give a video")
 
+    def _check_size(self, height: int, width: int) -> None:
+        if height * width > self._most_pixels:
+            raise BadVideo(
+                f"{self._path} has {width}x{height} pixels: the limit is {self._most_pixels}, make it smaller"
+            )
+
     def _by_packets(self, container: InputContainer, stream: VideoStream) -> _Index | None:
         """Read every packet's time stamp, which is fast; None where packets do not tell."""
-        stamps, keys = array("q"), array("q")
-        found, end, unstamped = 0, 0.0, False
-        for packet in container.demux():
-            if not packet.size:
-                continue
-            if packet.pts is not None and packet.time_base:
-                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            if packet.stream_index != stream.index:
-                continue
-            found += 1
-            unstamped |= packet.pts is None
-            if packet.pts is not None and not packet.is_discard:
-                stamps.append(packet.pts)
-                if packet.is_keyframe:
-                    keys.append(packet.pts)
-        self._check_whole(container, promised=stream.frames, found=found, end=end)
         container_stamps = any(name in container.format.name for name in ("mp4", "matroska"))
-        if unstamped or not container_stamps or stream.codec_context.codec.canonical_name not in INDEXED:
+        if not container_stamps or stream.codec_context.codec.canonical_name not in INDEXED:
             return None
+        stamps, keys = array("q"), array("q")
+        for packet in container.demux(stream):
+            if not packet.size or packet.is_discard:
+                continue
+            if packet.pts is None:
+                return None
+            stamps.append(packet.pts)
+            if packet.is_keyframe:
+                keys.append(packet.pts)
         if not keys or len(set(stamps)) < len(stamps):
             return None
         return _Index(array("q", sorted(stamps)), array("q", sorted(keys)))
-
-    def _check_whole(self, container: InputContainer, *, promised: int, found: int, end: float) -> None:
-        """Raise `BadVideo` for a file that ends before what its header says."""
-        again = "copy or download it again"
-        if "mp4" in container.format.name and found < promised:
-            raise BadVideo(f"{self._path} is cut short: it promises {promised} frames and holds {found}; {again}")
-        seconds = (container.duration or 0) / av.time_base
-        if "matroska" in container.format.name and end < seconds - 1:
-            raise BadVideo(f"{self._path} is cut short: it promises {seconds:.1f} s and holds {end:.1f} s; {again}")
 
     def _holds(self, index: _Index) -> bool:
         """Whether decoding gives the frames that an index of packets promises, at the head and at the tail."""
@@ -169,60 +210,143 @@ class FilmReader:
             for start, count in starts.items()
         )
 
-    def _by_frames(self) -> _Index:
+    def _by_frames(self, *, threads: bool = True) -> _Index:
         """Decode everything once, for files whose packets do not tell which frames will come."""
         stamps, keys = array("q"), array("q")
-        told = True
+        told, broken = True, False
         with self._open() as container:
-            for frame in _until_damaged(container, self._stream(container)):
-                pts = frame.pts
-                if pts is None or (stamps and pts <= stamps[-1]):
-                    told, pts = False, len(stamps)
-                stamps.append(pts)
-                if frame.key_frame:
-                    keys.append(pts)
+            stream = self._stream(container, threads=threads)
+            try:
+                for frame in _steady(_whole(container, stream)):
+                    pts = frame.pts
+                    if pts is None or (stamps and pts <= stamps[-1]):
+                        told, pts = False, len(stamps)
+                    stamps.append(pts)
+                    if frame.key_frame:
+                        keys.append(pts)
+            except _Damage:
+                if self._open_ended and threads:
+                    return self._by_frames(threads=False)  # several threads notice too late whether more was to come
+                broken = not self._open_ended or _goes_on(container, stream)
+        if broken:
+            stamps.append(stamps[-1] + 1 if stamps else 0)  # the lost frame counts: reading gets to it and says so
         if told:
             return _Index(stamps, keys)
         self.time_base = 1 / (self.average_rate or Fraction(25))
-        return _Index(array("q", range(len(stamps))), array("q"))
+        return _Index(array("q", range(len(stamps))), array("q"), told=False)
 
     def _decoded(self, start: int) -> Iterator[VideoFrame]:
         """Yield frames from `start` on, each the one that the index promises; end where one is missing."""
-        stamps, keys = self._index.stamps, self._index.keys
+        key = bisect_right(self._index.keys, self._index.stamps[start]) - 1
+        for earlier in _ever_earlier(key):
+            frames = self._decoded_from(earlier, start)
+            first = next(frames, None)
+            if first is not None:
+                yield first
+                yield from frames
+                return
+
+    def _decoded_from(self, key: int, start: int) -> Iterator[VideoFrame]:
+        """Seek to a key picture (0: the beginning), decode, and yield frames from `start` on."""
+        stamps, at = self._index.stamps, 0
         with self._open() as container:
             stream = self._stream(container)
-            frames = _until_damaged(container, stream)
-            if not keys:
-                yield from islice(frames, start, None)
-                return
-            key = bisect_right(keys, stamps[start]) - 1
             if key > 0:
-                container.seek(keys[key], stream=stream)
-                frames = _until_damaged(container, stream)
-            expected = start
-            for frame in frames:
-                if frame.pts is None or frame.pts < stamps[expected]:
-                    continue  # before the first one wanted
-                if frame.pts > stamps[expected]:
-                    return
+                with suppress(
+                    av.error.FFmpegError
+                ):  # where one cannot seek, the frames from the beginning will not fit
+                    container.seek(self._index.keys[key], stream=stream)
+                at = bisect_left(stamps, self._index.keys[key])
+            with suppress(_Damage):
+                frames = _whole(container, stream)
+                yield from islice(_steady(self._promised(frames, at) if self._index.told else frames), start - at, None)
+
+    def _promised(self, frames: Iterator[VideoFrame], at: int) -> Iterator[VideoFrame]:
+        """Let pass frame `at`, the one after it and so on; raise `_Damage` when another comes instead."""
+        stamps = self._index.stamps
+        for frame in frames:
+            if frame.pts is not None and frame.pts < stamps[at]:
+                continue  # before the first one wanted
+            if frame.pts != stamps[at]:
+                raise _Damage
+            yield frame
+            at += 1
+            if at == len(stamps):
+                return
+
+
+def _whole(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    """Decode in display order, from the first whole picture on; raise `_Damage` at one that is not."""
+    packets = container.demux(stream)
+    begun = False
+    while True:
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                return
+            frames = packet.decode()
+        except av.error.FFmpegError:
+            if begun:
+                raise _Damage from None
+            continue
+        for frame in frames:
+            if frame.is_corrupt and begun:
+                raise _Damage
+            if not frame.is_corrupt:
+                begun = True
                 yield frame
-                expected += 1
-                if expected == len(stamps):
-                    return
 
 
-def _until_damaged(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """Decode until the end or the first damage."""
-    with suppress(av.error.InvalidDataError):
-        yield from container.decode(stream)
+def _steady(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
+    """Hold back B-pictures until the picture after them has come whole: what they lean on may be that one."""
+    waiting: deque[VideoFrame] = deque()
+    for frame in frames:
+        waiting.append(frame)
+        if frame.pict_type != PictureType.B:
+            yield from _drained(waiting)
+        elif len(waiting) > MOST_LEANING:
+            yield waiting.popleft()
+    yield from _drained(waiting)
 
 
-def _rgb(frame: VideoFrame, turns: int) -> NDArray[np.uint8]:
-    """Return the pixels as they are shown: colours by the frame's own matrix, turned upright."""
+def _drained(waiting: deque[VideoFrame]) -> Iterator[VideoFrame]:
+    while waiting:
+        yield waiting.popleft()
+
+
+def _goes_on(container: InputContainer, stream: VideoStream) -> bool:
+    """Whether the film has more packets from here."""
+    try:
+        return any(packet.size for packet in container.demux(stream))
+    except av.error.FFmpegError:
+        return True
+
+
+def _ever_earlier(key: int) -> Iterator[int]:
+    """Count down from a key picture in growing steps to 0: seeking may land late, and some cannot be started at."""
+    step = 1
+    while key > 0:
+        yield key
+        key, step = key - step, step * 2
+    yield 0
+
+
+def _orientation(frame: VideoFrame) -> tuple[int, bool]:
+    """Return how a picture is to be shown: quarter turns counterclockwise, then whether upside down."""
+    turns = round(frame.rotation / 90) % 4
+    with suppress(KeyError, ValueError):  # none; or other facts beside it of a type that PyAV does not know
+        facts = cast("Mapping[Type, Buffer]", frame.side_data)
+        a, b, _, c, d, *_ = np.frombuffer(bytes(facts[Type.DISPLAYMATRIX]), np.int32).tolist()
+        if a * d < b * c:  # a mirror; the angle is read off the first row, which it turned round
+            return -turns % 4, True
+    return turns, False
+
+
+def _rgb(frame: VideoFrame, reformatter: VideoReformatter) -> NDArray[np.uint8]:
+    """Return the pixels as stored, colours by the frame's own matrix."""
     untagged = frame.colorspace == UNTAGGED
     matrix = Colorspace.ITU709 if untagged and frame.height >= HD_HEIGHT else None
-    rgb = frame.reformat(format="rgb24", src_colorspace=matrix).to_ndarray().astype(np.uint8, copy=False)
-    return np.ascontiguousarray(np.rot90(rgb, turns))
+    return reformatter.reformat(frame, format="rgb24", src_colorspace=matrix).to_ndarray().astype(np.uint8, copy=False)
 
 
 def _fraction(rate: Fraction | None) -> Fraction | None:

@@ -1,0 +1,82 @@
+"""How long a film file says it is: its outermost boxes, read without trusting or decoding anything inside them.
+
+MP4, Matroska and AVI state their sizes in front, so a copy that was broken off shows at once. Files that were written
+as a stream (fragments, sizes left open) and other kinds do not say, and are as long as they are.
+"""
+
+from typing import BinaryIO
+
+_ISO_BOXES = {b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"udta", b"meta", b"uuid", b"pnot"}
+_FRAGMENT = b"moof"
+_EBML, _SEGMENT = 0x1A45DFA3, 0x18538067
+_MOST_BOXES = 10_000
+
+
+def stated_size(file: BinaryIO) -> int | None:
+    """Return how many bytes the outermost boxes take together; None where the file does not say."""
+    file.seek(0)
+    head = file.read(12)
+    if head[4:8] in _ISO_BOXES:
+        return _iso_size(file)
+    if int.from_bytes(head[:4]) == _EBML:
+        return _matroska_size(file)
+    if head[:4] == b"RIFF" and head[8:] == b"AVI ":
+        return _avi_size(file)
+    return None
+
+
+def _iso_size(file: BinaryIO) -> int | None:
+    """Go from box to box (ISO/IEC 14496-12, section 4.2); what follows them may be anything."""
+    end = 0
+    for _ in range(_MOST_BOXES):
+        file.seek(end)
+        head = file.read(16)
+        size, kind = int.from_bytes(head[:4]), head[4:8]
+        if kind == _FRAGMENT:
+            return None  # made to be cut anywhere
+        if kind not in _ISO_BOXES or size == 0:  # 0: to the end of the file
+            break
+        if size == 1:
+            size = int.from_bytes(head[8:16])
+        if size < 8:
+            break
+        end += size
+    return end
+
+
+def _matroska_size(file: BinaryIO) -> int | None:
+    """Return where the segment ends (RFC 8794, section 4, and RFC 9559, section 4.5)."""
+    at = 0
+    for _ in range(_MOST_BOXES):
+        file.seek(at)
+        head = file.read(12)
+        name, name_bytes = _vint(head, marked=True)
+        size, size_bytes = _vint(head[name_bytes:], marked=False)
+        if not name_bytes or not size_bytes or size == (1 << 7 * size_bytes) - 1:  # all ones: size not known
+            return None
+        at += name_bytes + size_bytes + size
+        if name == _SEGMENT:
+            return at
+    return None
+
+
+def _vint(data: bytes, *, marked: bool) -> tuple[int, int]:
+    """Read a number of variable length, with or without the mark of its length; returns it and its bytes."""
+    length = 9 - data[0].bit_length() if data and data[0] else 0
+    if not 0 < length <= len(data):
+        return 0, 0
+    number = int.from_bytes(data[:length])
+    return (number if marked else number & ((1 << 7 * length) - 1)), length
+
+
+def _avi_size(file: BinaryIO) -> int | None:
+    """Add up the RIFF chunks: one, and further ones beyond a gigabyte (OpenDML)."""
+    end = 0
+    for _ in range(_MOST_BOXES):
+        file.seek(end + end % 2)
+        head = file.read(12)
+        size = int.from_bytes(head[4:8], "little")
+        if head[:4] != b"RIFF" or size in (0, 0xFFFFFFFF):  # left open by a recorder that was stopped
+            break
+        end += end % 2 + 8 + size
+    return end or None
