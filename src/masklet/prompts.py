@@ -3,7 +3,8 @@
 `docs/prompts.md` says what the strings mean. Coordinates are displayed pixels of the source, origin top-left.
 """
 
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -20,6 +21,11 @@ MOST_CHARACTERS = 100_000
 MOST_POINTS = 10_000
 LONGEST_NUMBER = 32
 """Characters of one number; more digits say nothing about a pixel and cost time to read."""
+LONGEST_NAME = 100
+"""Characters of an object's name, which the manifest repeats on every frame."""
+
+_TURNING = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
+"""Kinds of characters that reorder what is written after them: they could make a log say something else."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +88,10 @@ def parse_clicks(coordinates: str, labels: str = "1", frames: str = "0", object_
     """Read the four strings of a request; raises only `BadPrompt`."""
     points = _points(coordinates)
     notes: list[str] = []
-    signs = [_label(i, text) for i, text in enumerate(_items("click_labels", labels))]
-    indices = [_frame(f"click_frames[{i}]", text) for i, text in enumerate(_items("click_frames", frames))]
-    signs = _filled("click_labels", signs or [True], len(points), notes)
-    indices = _filled("click_frames", indices or [0], len(points), notes)
-    names = _names(object_ids)
-    if names:
-        names = _filled("click_object_ids", names, len(points), notes)
-    else:
+    signs = _filled("click_labels", labels, _label, len(points), notes) or [True] * len(points)
+    indices = _filled("click_frames", frames, _frame, len(points), notes) or [0] * len(points)
+    names = _filled("click_object_ids", object_ids, _name, len(points), notes)
+    if not names:
         names = [f"object_{i}" for i in range(1, len(points) + 1)]
         notes.append(f"click_object_ids is empty: every click is its own object, {_span(names)}")
     rows = zip(names, indices, points, signs, strict=True)
@@ -98,9 +100,13 @@ def parse_clicks(coordinates: str, labels: str = "1", frames: str = "0", object_
 
 def format_clicks(clicks: Sequence[NamedClick]) -> tuple[str, str, str, str]:
     """Write rows as the four strings, such that `parse_clicks` gives them back."""
-    for click in clicks:
-        if click.object != "".join(click.object.split()) or "," in click.object or not click.object:
+    for i, click in enumerate(clicks):
+        if click.object != "".join(click.object.split()) or "," in click.object:
             raise BadPrompt(f"object name {click.object!r} cannot be in a click string: use no spaces and no commas")
+        _name(f"name of click {i}", click.object)
+        _frame(f"frame of click {i}", str(click.frame))
+        for value in (click.x, click.y):
+            _number(f"click {i}", _plain(value))
     return (
         ",".join(f"[{_plain(c.x)},{_plain(c.y)}]" for c in clicks),
         ",".join("1" if c.positive else "0" for c in clicks),
@@ -112,10 +118,11 @@ def format_clicks(clicks: Sequence[NamedClick]) -> tuple[str, str, str, str]:
 def parse_box(text: str) -> Prompt:
     """Read a box prompt, `NAME:FRAME:X0,Y0,X1,Y1`."""
     name, frame, rest = _named("box", text, "NAME:FRAME:X0,Y0,X1,Y1")
-    numbers = [_number(f"box {text!r}, number {i + 1}", part) for i, part in enumerate(rest.split(","))]
-    if len(numbers) != 4:
-        raise BadPrompt(f"box {text!r} has {len(numbers)} numbers, but needs 4: NAME:FRAME:X0,Y0,X1,Y1")
-    return Prompt(name, frame, box=Box(*numbers))
+    parts = _without_spaces("box", rest).split(",")
+    if len(parts) != 4:
+        raise BadPrompt(f"box {_short(text)!r} has {_count(len(parts), 'number')}, but needs 4: NAME:FRAME:X0,Y0,X1,Y1")
+    x0, y0, x1, y1 = (_number(f"box {_short(text)!r}, number {i}", part) for i, part in enumerate(parts, start=1))
+    return Prompt(name, frame, box=Box(x0, y0, x1, y1))
 
 
 def parse_mask(text: str) -> tuple[str, int, Path]:
@@ -137,34 +144,70 @@ def gather(clicks: Sequence[NamedClick], others: Sequence[Prompt] = ()) -> tuple
         raise BadPrompt(
             "no click is positive, so there is no object: give at least one click the label 1, or a box or a mask"
         )
-    prompts: dict[tuple[str, int], Prompt] = {}
+    known: dict[tuple[str, int], Prompt] = {}
     for prompt in others:
         key = (prompt.object, prompt.frame)
-        if key in prompts:
+        if key in known:
             raise BadPrompt(f"object {prompt.object!r} has two boxes or masks on frame {prompt.frame}: give one")
-        prompts[key] = prompt
-    for click in clicks:
-        point = Click(click.x, click.y, click.positive)
-        for name in [click.object] if click.object in real else objects:
-            known = prompts.get((name, click.frame), Prompt(name, click.frame))
-            if known.mask is not None:
-                raise BadPrompt(
-                    f"object {name!r} has a mask and clicks on frame {click.frame}, which SAM 2 cannot mix: "
-                    "correct the mask, or put the clicks on another frame"
-                )
-            prompts[name, click.frame] = replace(known, clicks=(*known.clicks, point))
+        known[key] = prompt
+    for key, points in _by_prompt(clicks, objects, known).items():
+        before = known.get(key)
+        known[key] = (
+            Prompt(*key, tuple(points)) if before is None else replace(before, clicks=before.clicks + tuple(points))
+        )
     background = [name for name in order if name not in real]
     notes = [f"{name!r} has no positive click: its clicks say what the other objects are not" for name in background]
     position = {name: i for i, name in enumerate(objects)}
-    return tuple(sorted(prompts.values(), key=lambda p: (position[p.object], p.frame))), tuple(notes)
+    return tuple(sorted(known.values(), key=lambda p: (position[p.object], p.frame))), tuple(notes)
+
+
+def _by_prompt(
+    clicks: Sequence[NamedClick], objects: Sequence[str], known: Mapping[tuple[str, int], Prompt]
+) -> dict[tuple[str, int], list[Click]]:
+    """Sort clicks by object and frame; those of no object go to each."""
+    everyone = frozenset(objects)
+    common = sum(click.object not in everyone for click in clicks)
+    count = len(clicks) - common + common * len(objects)
+    if count > MOST_POINTS:
+        raise BadPrompt(
+            f"{common} clicks say what {len(objects)} objects are not, which makes {count} clicks: "
+            f"the limit is {MOST_POINTS}, give fewer"
+        )
+    said: dict[tuple[str, int], list[Click]] = {}
+    for click in clicks:
+        for name in [click.object] if click.object in everyone else objects:
+            key = (name, click.frame)
+            if key in known and known[key].mask is not None:
+                raise BadPrompt(
+                    f"object {name!r} has a mask on frame {click.frame} and a click of {click.object!r} is for it too, "
+                    "which SAM 2 cannot mix: correct the mask, or put the click on another frame"
+                )
+            said.setdefault(key, []).append(Click(click.x, click.y, click.positive))
+    return said
+
+
+def check_clicks(clicks: Sequence[NamedClick], *, height: int, width: int, frame_count: int) -> None:
+    """Raise `BadPrompt` for the first row of the click strings that is outside the video, by its place in them."""
+    for i, click in enumerate(clicks):
+        if not 0 <= click.frame < frame_count:
+            raise BadPrompt(
+                f"click_frames[{i}] = {click.frame}, but the video has {_count(frame_count, 'frame')}: "
+                f"choose one of 0..{frame_count - 1}"
+            )
+        _check_click(f"click_coordinates[{i}]", click, height, width)
 
 
 def check_prompts(prompts: Sequence[Prompt], *, height: int, width: int, frame_count: int | None) -> None:
     """Raise `BadPrompt` for a prompt outside the video, in time or in space; `frame_count` None: unknown."""
     for prompt in prompts:
+        _name("object name", prompt.object)
         where = f"object {prompt.object!r}, frame {prompt.frame}"
         if prompt.frame < 0 or (frame_count is not None and prompt.frame >= frame_count):
-            limit = "0 or more" if frame_count is None else f"0..{frame_count - 1}, the video has {frame_count} frames"
+            limit = (
+                "0 or more"
+                if frame_count is None
+                else f"0..{frame_count - 1}, the video has {_count(frame_count, 'frame')}"
+            )
             raise BadPrompt(f"{where}: there is no such frame; choose one of {limit}")
         if not prompt.clicks and prompt.box is None and prompt.mask is None:
             raise BadPrompt(f"{where}: nothing is said; give a click, a box or a mask")
@@ -177,7 +220,7 @@ def check_prompts(prompts: Sequence[Prompt], *, height: int, width: int, frame_c
             raise BadPrompt(f"{where}: the mask is {found}, but must be bool of the video's shape, ({height}, {width})")
 
 
-def _check_click(where: str, click: Click, height: int, width: int) -> None:
+def _check_click(where: str, click: Click | NamedClick, height: int, width: int) -> None:
     for axis, value, size in (("x", click.x, width), ("y", click.y, height)):
         if not 0 <= value < size:  # false for NaN too
             raise BadPrompt(f"{where}: {axis} = {_plain(value)} is outside the frame; choose 0..{size - 1}")
@@ -194,66 +237,84 @@ def _check_box(where: str, box: Box, height: int, width: int) -> None:
 def _points(text: str) -> list[tuple[float, float]]:
     """Read `[x,y],[x,y],...`; an outer pair of brackets, as JSON has it, is welcome."""
     plain = _without_spaces("click_coordinates", text)
-    if plain.startswith("[[") and plain.endswith("]]"):
-        plain = plain[1:-1]
     if not plain:
         raise BadPrompt("click_coordinates is empty: give at least one point, such as [320,180]")
+    outer = int(plain.startswith("[[") and plain.endswith("]]"))
     points = []
-    for i, inner in enumerate(_brackets(plain)):
-        parts = inner.split(",")
+    for i, inner in enumerate(_brackets(plain, outer, len(plain) - outer)):
+        if i == MOST_POINTS:
+            raise BadPrompt(f"click_coordinates has {plain.count('],[') + 1} points: the limit is {MOST_POINTS}")
+        parts = inner.split(",") if inner else []
         if len(parts) != 2:
-            raise BadPrompt(f"click_coordinates[{i}] = [{_short(inner)}] has {len(parts)} numbers: give 2, as [x,y]")
+            found = _short(f"[{inner}]")
+            raise BadPrompt(f"click_coordinates[{i}] = {found!r} has {_count(len(parts), 'number')}: give 2, as [x,y]")
         x, y = (_number(f"click_coordinates[{i}]", part) for part in parts)
         points.append((x, y))
-    if len(points) > MOST_POINTS:
-        raise BadPrompt(f"click_coordinates has {len(points)} points: the limit is {MOST_POINTS}")
     return points
 
 
-def _brackets(plain: str) -> Iterator[str]:
-    """Yield what is inside each pair of brackets."""
-    at = 0
+def _brackets(plain: str, at: int, end: int) -> Iterator[str]:
+    """Yield what is inside each pair of brackets, from one place to another."""
     while True:
-        if not plain.startswith("[", at):
-            _misplaced(plain, at, "'['")
-        close = plain.find("]", at)
+        if not plain.startswith("[", at, end):
+            _misplaced(plain, at, end, "'['")
+        close = plain.find("]", at, end)
         if close < 0:
-            raise BadPrompt(f"click_coordinates: the bracket at character {at + 1} is never closed; write [x,y],[x,y]")
+            raise BadPrompt(
+                f"click_coordinates: the bracket at character {at + 1} (spaces not counted) is never closed; "
+                "write [x,y],[x,y]"
+            )
         if (again := plain.find("[", at + 1, close)) >= 0:
-            _misplaced(plain, again, "a number or ']'")
+            _misplaced(plain, again, end, "a number or ']'")
         yield plain[at + 1 : close]
         at = close + 1
-        if at == len(plain):
+        if at == end:
             return
         if plain[at] != ",":
-            _misplaced(plain, at, "',' or the end")
+            _misplaced(plain, at, end, "',' or the end")
         at += 1
 
 
-def _misplaced(plain: str, at: int, expected: str) -> NoReturn:
-    found = repr(plain[at]) if at < len(plain) else "the end"
+def _misplaced(plain: str, at: int, end: int, expected: str) -> NoReturn:
+    found = repr(plain[at]) if at < end else "the end"
     raise BadPrompt(
         f"click_coordinates: {found} at character {at + 1} (spaces not counted), where {expected} belongs; "
         "write [x,y],[x,y]"
     )
 
 
-def _items(field: str, text: str) -> list[str]:
+def _filled(field: str, text: str, read: Callable[[str, str], T], count: int, notes: list[str]) -> list[T]:
+    """Read a list and repeat its last value until there are `count`; of an empty text nothing can be repeated."""
     plain = _without_spaces(field, text)
-    return plain.split(",") if plain else []
+    texts = plain.split(",") if plain else []
+    said = f"{field} has {_count(len(texts), 'value')} for {_count(count, 'point')}"
+    if len(texts) > count:
+        raise BadPrompt(f"{said}: remove some or add points")
+    if 1 < len(texts) < count or (field == "click_object_ids" and 0 < len(texts) < count):
+        notes.append(f"{said}: the last one is repeated")
+    values = [read(f"{field}[{i}]", item) for i, item in enumerate(texts)]
+    return values + values[-1:] * (count - len(values))
 
 
-def _names(text: str) -> list[str]:
-    names = _items("click_object_ids", text)
-    for i, name in enumerate(names):
-        if not name:
-            raise BadPrompt(f"click_object_ids[{i}] is empty: name every object, or leave the whole field empty")
-    return names
+def _name(where: str, text: str) -> str:
+    if not text:
+        raise BadPrompt(f"{where} is empty: name every object, or none")
+    if len(text) > LONGEST_NAME:
+        raise BadPrompt(f"{where} = {_short(text)!r} has {len(text)} characters: the limit is {LONGEST_NAME}")
+    if not text.isprintable() and (bad := next((c for c in text if _unwritable(c)), None)) is not None:
+        raise BadPrompt(f"{where} = {_short(text)!r} holds {bad!r}, which cannot be shown: use letters and digits")
+    return text
 
 
-def _label(i: int, text: str) -> bool:
+def _unwritable(character: str) -> bool:
+    # Signs that only join others (category Cf) are needed in Persian, in Indian scripts and in emoji.
+    joins = unicodedata.category(character) == "Cf" and unicodedata.bidirectional(character) not in _TURNING
+    return not character.isprintable() and not joins
+
+
+def _label(where: str, text: str) -> bool:
     if text not in ("0", "1"):
-        raise BadPrompt(f"click_labels[{i}] = {_short(text)!r}: use 1 for the object and 0 for what is not the object")
+        raise BadPrompt(f"{where} = {_short(text)!r}: use 1 for the object and 0 for what is not the object")
     return text == "1"
 
 
@@ -280,20 +341,13 @@ def _no_number(where: str, text: str) -> NoReturn:
     raise BadPrompt(f"{where}: {_short(text)!r} is not a finite number; use pixels, such as 12 or 12.5")
 
 
-def _filled(field: str, values: list[T], count: int, notes: list[str]) -> list[T]:
-    """Repeat the last value until there are `count`."""
-    if len(values) > count:
-        raise BadPrompt(f"{field} has {len(values)} values, but there are {count} points: remove some or add points")
-    if 1 < len(values) < count or (field == "click_object_ids" and len(values) < count):
-        notes.append(f"{field} has {len(values)} values for {count} points: the last one is repeated")
-    return values + values[-1:] * (count - len(values))
-
-
 def _named(kind: str, text: str, shape: str) -> tuple[str, int, str]:
     parts = text.split(":", 2)
     if len(parts) != 3 or not all(part.strip() for part in parts):
         raise BadPrompt(f"{kind} {_short(text)!r} is not of the form {shape}")
-    return parts[0].strip(), _frame(f"{kind} {_short(text)!r}: frame", parts[1].strip()), parts[2].strip()
+    where = f"{kind} {_short(text)!r}"
+    name = _name(f"{where}: name", "".join(parts[0].split()))
+    return name, _frame(f"{where}: frame", parts[1].strip()), parts[2].strip()
 
 
 def _without_spaces(field: str, text: str) -> str:
@@ -304,6 +358,7 @@ def _without_spaces(field: str, text: str) -> str:
 
 def _plain(value: float) -> str:
     """Write a number without a needless fraction, and so that it is read back exactly."""
+    value = float(value)  # numpy's own numbers have another repr
     return str(int(value)) if isfinite(value) and value == int(value) and abs(value) < 1e15 else repr(value)
 
 
@@ -313,3 +368,7 @@ def _short(text: str) -> str:
 
 def _span(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
