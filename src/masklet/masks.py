@@ -1,15 +1,22 @@
 """Masks as values: one frame's masks, their boxes, and COCO run-length codes. Knows no files but mask pictures."""
 
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pycocotools import mask as coco
 
 from masklet.errors import BadPrompt
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+"""Kinds of pictures a mask may be. Pillow reads more, some by starting other programs."""
+
+LONGEST_RUN_GROUPS = 7
+"""Characters of one run length: 35 bits, so that no sum of them overflows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +69,37 @@ def encode_rle(mask: NDArray[np.bool_]) -> Rle:
 
 
 def decode_rle(rle: Rle) -> NDArray[np.bool_]:
-    """Return the mask `[h, w]` of a code that `encode_rle` made; codes from strangers need a check of their own."""
-    mask: NDArray[np.uint8] = coco.decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")})
-    return np.asarray(mask, np.bool_)
+    """Return the mask `[h, w]` of a code; raises `ValueError` for one that is damaged, whoever made it.
+
+    Not by pycocotools, which reads a damaged code beyond its end, and uses what numpy is about to drop.
+    """
+    height, width = rle["size"]
+    runs = _runs(np.frombuffer(rle["counts"].encode(), np.uint8))
+    if (runs < 0).any() or runs.sum() != height * width:
+        raise ValueError(f"the run-length code does not describe {height}x{width} pixels")
+    kinds = np.arange(len(runs)) % 2 == 1
+    return np.repeat(kinds, runs).reshape(width, height).T
+
+
+def _runs(code: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Read run lengths, the first of background: groups of five bits, lowest first, a sixth bit where more follow.
+
+    The fifth bit of the last group is the sign; from the fourth number on each is the difference to the last but one.
+    """
+    groups = code.astype(np.int64) - ord("0")
+    last = groups & 32 == 0
+    if not len(groups) or not last[-1] or groups.min() < 0 or groups.max() > 63:
+        raise ValueError("the run-length code is cut short or holds other characters")
+    starts = np.concatenate(([0], np.flatnonzero(last)[:-1] + 1))
+    sizes = np.diff(starts, append=len(groups))
+    if sizes.max() > LONGEST_RUN_GROUPS:
+        raise ValueError("the run-length code holds a number longer than any picture")
+    shifts = 5 * (np.arange(len(groups)) - np.repeat(starts, sizes))
+    numbers = np.add.reduceat((groups & 31) << shifts, starts)
+    numbers -= (groups[last] >> 4 & 1) << 5 * sizes
+    numbers[1::2] = numbers[1::2].cumsum()
+    numbers[2::2] = numbers[2::2].cumsum()
+    return numbers
 
 
 def read_mask(path: str | Path, *, height: int, width: int) -> NDArray[np.bool_]:
@@ -74,19 +109,25 @@ def read_mask(path: str | Path, *, height: int, width: int) -> NDArray[np.bool_]
     brighter than half.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if image.size != (width, height):
                 raise BadPrompt(
                     f"mask {path} is {image.size[0]}x{image.size[1]}, but the video is {width}x{height}: "
                     "give a mask of the video's size"
                 )
-            if image.mode == "P":
-                return np.asarray(np.asarray(image) != 0)
-            channel = image.getchannel("A") if "A" in image.getbands() else image.convert("L")
-            if image.mode == "1":
-                return np.asarray(image)
-            return np.asarray(np.asarray(channel) > 127)
+            return _object_in(image)
     except FileNotFoundError:
         raise BadPrompt(f"mask {path} does not exist: give an existing picture") from None
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise BadPrompt(f"mask {path} cannot be read ({error}): give a PNG of the video's size") from error
+
+
+def _object_in(image: Image.Image) -> NDArray[np.bool_]:
+    if image.mode == "P":
+        return np.asarray(image) != 0
+    # Browsers and many editors save black and white pictures with a transparency that hides nothing.
+    if "A" in image.getbands() and image.getchannel("A").getextrema() != (255, 255):
+        return np.asarray(image.getchannel("A")) > 127
+    if image.mode.startswith("I"):  # 16 bits a pixel, which convert("L") cuts off at 255
+        return np.asarray(image) > 32767
+    return np.asarray(image.convert("L")) > 127
