@@ -1,5 +1,6 @@
 """A film, a folder of pictures or one picture, as frames with an index in display order and a time stamp."""
 
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -80,6 +81,8 @@ class Video:
 
     def frames_backward(self, start: int, stop: int = 0) -> Iterator[Frame]:
         """Yield frames `start`, `start - 1`, ..., `stop`, holding a bounded number at once."""
+        if start >= stop:
+            self._check(start)
         held = max(1, min(BACKWARD_FRAMES, BACKWARD_BYTES // (self.height * self.width * 3)))
         for after in range(start + 1, stop, -held):
             yield from reversed(list(self.frames(max(stop, after - held), after)))
@@ -119,12 +122,26 @@ def open_video(path: str | Path) -> Video:
     """
     path = Path(path)
     try:
-        if path.is_dir() or is_picture(path):
+        mode = _mode(path)
+        if stat.S_ISDIR(mode):
             return Video(path, PictureReader(path, most_pixels=MOST_PIXELS))
-        return Video(path, FilmReader(path, most_pixels=MOST_PIXELS))
+        if not stat.S_ISREG(mode):  # a pipe would be waited for, a device never ends
+            raise BadVideo(f"{path} is neither a file nor a folder: save the video to a file first")
+        reader = PictureReader if is_picture(path) else FilmReader
+        return Video(path, reader(path, most_pixels=MOST_PIXELS))
     except FileNotFoundError:
         raise BadVideo(
             f"{path} does not exist: give the path of a video, of a picture or of a folder of them"
         ) from None
     except PermissionError:
         raise BadVideo(f"{path} may not be read: check its permissions") from None
+    except OSError as error:
+        raise BadVideo(f"{path} cannot be read ({error.strerror or error}): check the path and the disk") from error
+
+
+def _mode(path: Path) -> int:
+    """Return what kind of thing lies at a path, as `os.stat` codes it."""
+    try:
+        return path.stat().st_mode
+    except ValueError as error:  # a NUL, or half a character
+        raise BadVideo(f"{str(path)!a} cannot be a path ({error}): give the path of a video") from None
