@@ -124,10 +124,10 @@ def read_mask(path: str | Path, *, height: int, width: int) -> NDArray[np.bool_]
 
 def _object_in(image: Image.Image) -> NDArray[np.bool_]:
     if image.mode == "P":
-        return np.asarray(image) != 0
+        return np.asarray(np.asarray(image) != 0)
     # Browsers and many editors save black and white pictures with a transparency that hides nothing.
     if "A" in image.getbands() and image.getchannel("A").getextrema() != (255, 255):
-        return np.asarray(image.getchannel("A")) > 127
+        return np.asarray(np.asarray(image.getchannel("A")) > 127)
     if image.mode.startswith("I"):  # 16 bits a pixel, which convert("L") cuts off at 255
-        return np.asarray(image) > 32767
-    return np.asarray(image.convert("L")) > 127
+        return np.asarray(np.asarray(image) > 32767)
+    return np.asarray(np.asarray(image.convert("L")) > 127)

@@ -1,5 +1,7 @@
 """How well a mask fits the truth: region similarity J and contour accuracy F (Perazzi et al., CVPR 2016)."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import ceil, hypot, isqrt
 
 import numpy as np
@@ -9,6 +11,40 @@ Mask = NDArray[np.bool_]
 
 TOLERANCE = 0.008
 """Contours count as met within this share of the picture's diagonal (DAVIS)."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well an object's mask fits the truth on one frame."""
+
+    j: float
+    f: float
+    shown: bool
+    """Whether the truth shows the object."""
+    answered: bool
+    """Whether the mask does."""
+
+    @property
+    def jf(self) -> float:
+        return (self.j + self.f) / 2
+
+
+def compare(mask: Mask, truth: Mask) -> Fit:
+    """Compare one frame."""
+    return Fit(region_similarity(mask, truth), contour_accuracy(mask, truth), bool(truth.any()), bool(mask.any()))
+
+
+def counted(fits: Sequence[Fit]) -> Sequence[Fit]:
+    """Return which of an object's annotated frames, given in order, count.
+
+    The first and the last do not (DAVIS). An object comes into being where truth or mask first show it after that, and
+    one that the truth never shows has no score (the `vos-benchmark` package, which MOSE and SA-V are scored with).
+    """
+    inner = fits[1:-1]
+    if not any(fit.shown for fit in inner):
+        return ()
+    start = next(i for i, fit in enumerate(inner) if fit.shown or fit.answered)
+    return inner[start:]
 
 
 def region_similarity(mask: Mask, truth: Mask) -> float:
@@ -44,7 +80,8 @@ def dilate(mask: Mask, radius_px: int) -> Mask:
     sums = np.zeros((height, width + 2 * radius_px + 1), np.int32)
     np.cumsum(np.pad(mask, ((0, 0), (radius_px, radius_px))), axis=1, out=sums[:, 1:])
     grown = np.zeros_like(mask)
-    for dy in range(-radius_px, radius_px + 1):
+    reach = min(radius_px, height - 1)
+    for dy in range(-reach, reach + 1):
         half = isqrt(radius_px**2 - dy**2)
         left = radius_px - half
         near = sums[:, left + 2 * half + 1 : left + 2 * half + 1 + width] > sums[:, left : left + width]
