@@ -40,7 +40,7 @@ class PictureReader:
 
     def __init__(self, path: Path, *, most_pixels: int) -> None:
         self._most_pixels = most_pixels
-        self._paths = _pictures_in(path) if path.is_dir() else [path]
+        self._paths = pictures_in(path) if path.is_dir() else [path]
         self.height, self.width = self._size(self._paths[0])
         for other in self._paths[1:]:
             self._check_like_first(other, *self._size(other))
@@ -115,7 +115,8 @@ def _rgb(path: Path, image: Image.Image) -> NDArray[np.uint8]:
     return np.array(image.convert("RGB"))
 
 
-def _pictures_in(folder: Path) -> list[Path]:
+def pictures_in(folder: Path) -> list[Path]:
+    """Return the pictures of a folder in the order of their frames; raises `BadVideo` if it has none."""
     paths = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()]
     if not paths:
         raise BadVideo(f"{folder} holds no pictures: put {', '.join(sorted(SUFFIXES))} files there")
