@@ -26,7 +26,9 @@ from typing import cast
 import av
 import numpy as np
 from av import VideoFrame
+from av.audio.stream import AudioStream
 from av.buffer import Buffer
+from av.codec.context import CodecContext
 from av.container import InputContainer
 from av.sidedata.sidedata import Type
 from av.stream import Disposition
@@ -42,7 +44,8 @@ CONTAINERS = "mov,mp4,matroska,webm,avi,gif,mpegts,mpeg,flv,asf,ogg"
 CODECS = (
     "h264,hevc,vp8,vp9,av1,libdav1d,libvpx,libvpx-vp9,mpeg1video,mpeg2video,mpeg4,msmpeg4v2,msmpeg4,mjpeg,prores,"
     "dnxhd,gif,ffv1,theora,wmv1,wmv2,wmv3,vc1,flv,h263,png,qtrle,rawvideo,huffyuv,utvideo,"
-    "aac,mp3,mp3float,mp2,mp2float,ac3,eac3,opus,libopus,vorbis,flac,alac,pcm_s16le,pcm_s16be,pcm_s24le,pcm_f32le"
+    "aac,mp3,mp3float,mp2,mp2float,ac3,eac3,opus,libopus,vorbis,flac,alac,pcm_s16le,pcm_s16be,pcm_s24le,pcm_f32le,"
+    "pcm_u8,pcm_alaw,pcm_mulaw,wmav2"
 )
 OPTIONS = {"format_whitelist": CONTAINERS, "codec_whitelist": CODECS, "protocol_whitelist": "none"}
 INDEXED = {"h264", "hevc", "vp9", "av1"}
@@ -79,6 +82,36 @@ class _Damage(Exception):
     """Here a picture is missing or not whole; what comes after it is not to be trusted."""
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[InputContainer]:
+    """Open a film file, and say in our words what FFmpeg has against it, then or in the block."""
+    try:
+        with (
+            path.open("rb") as file,
+            # A title in an old encoding is no reason to refuse a film.
+            av.open(file, "r", buffer_size=READ_AHEAD_BYTES, options=OPTIONS, metadata_errors="replace") as container,
+        ):
+            yield container
+    except (av.error.InvalidDataError, av.error.EOFError) as error:
+        raise BadVideo(f"{path} is not a video, or is cut short or damaged: masklet reads {READABLE}") from error
+    except av.error.FFmpegError as error:
+        raise BadVideo(
+            f"{path} is of a kind that masklet does not open ({error.strerror}): convert it to {READABLE}"
+        ) from error
+    except OSError as error:
+        raise BadVideo(f"{path} cannot be read any more ({error.strerror or error})") from error
+
+
+def sound_of(container: InputContainer) -> AudioStream | None:
+    """Return the first sound track that masklet reads."""
+    return next((track for track in container.streams.audio if _allowed(track.codec_context)), None)
+
+
+def fraction(rate: Fraction | None) -> Fraction | None:
+    """PyAV 19 gives a type of its own, which is false when unset."""
+    return Fraction(rate.numerator, rate.denominator) if rate else None
+
+
 class FilmReader:
     """Reads one film from any frame on."""
 
@@ -89,11 +122,11 @@ class FilmReader:
         self._most_pixels = most_pixels
         self._open_ended = self._stated_size() is None
         self._strict = False
-        with self._open() as container:
+        with opened(self._path) as container:
             stream = self._stream(container)
-            self.time_base = _fraction(stream.time_base) or Fraction(1, 1000)
-            self.average_rate = _fraction(stream.average_rate) or _fraction(stream.guessed_rate)
-            self.has_audio = bool(container.streams.audio)
+            self.time_base = fraction(stream.time_base) or Fraction(1, 1000)
+            self.average_rate = fraction(stream.average_rate) or fraction(stream.guessed_rate)
+            self.has_audio = sound_of(container) is not None
             by_packets = self._by_packets(container, stream)
         if by_packets is None or not self._holds(by_packets):
             self._strict = True
@@ -135,35 +168,13 @@ class FilmReader:
             raise BadVideo(f"{self._path} is cut short: it holds {size} of {stated} bytes; copy or download it again")
         return stated
 
-    @contextmanager
-    def _open(self) -> Iterator[InputContainer]:
-        """Open the file, and say in our words what FFmpeg has against it."""
-        try:
-            with (
-                self._path.open("rb") as file,
-                # A title in an old encoding is no reason to refuse a film.
-                av.open(file, "r", buffer_size=READ_AHEAD_BYTES, options=OPTIONS, metadata_errors="replace") as film,
-            ):
-                yield film
-        except (av.error.InvalidDataError, av.error.EOFError) as error:
-            raise BadVideo(
-                f"{self._path} is not a video, or is cut short or damaged: masklet reads {READABLE}"
-            ) from error
-        except av.error.FFmpegError as error:
-            raise BadVideo(
-                f"{self._path} is of a kind that masklet does not open ({error.strerror}): convert it to {READABLE}"
-            ) from error
-        except OSError as error:
-            raise BadVideo(f"{self._path} cannot be read any more ({error.strerror or error})") from error
-
     def _stream(self, container: InputContainer, *, threads: bool = True) -> VideoStream:
         """Return the film in the file; a cover picture is none."""
         for stream in container.streams.video:
             if stream.disposition & Disposition.attached_pic:
                 continue
             coder = stream.codec_context
-            # FFmpeg's whitelist binds its own probing only.
-            if coder is None or coder.codec.name not in CODECS.split(","):
+            if not _allowed(coder):
                 name = "unknown" if coder is None else coder.codec.name
                 raise BadVideo(f"{self._path}: its codec ({name}) is not one masklet reads; convert it to {READABLE}")
             self._check_size(coder.height, coder.width)
@@ -214,7 +225,7 @@ class FilmReader:
         """Decode everything once, for files whose packets do not tell which frames will come."""
         stamps, keys = array("q"), array("q")
         told, broken = True, False
-        with self._open() as container:
+        with opened(self._path) as container:
             stream = self._stream(container, threads=threads)
             try:
                 for frame in _steady(_whole(container, stream)):
@@ -249,7 +260,7 @@ class FilmReader:
     def _decoded_from(self, key: int, start: int) -> Iterator[VideoFrame]:
         """Seek to a key picture (0: the beginning), decode, and yield frames from `start` on."""
         stamps, at = self._index.stamps, 0
-        with self._open() as container:
+        with opened(self._path) as container:
             stream = self._stream(container)
             if key > 0:
                 with suppress(
@@ -331,6 +342,11 @@ def _ever_earlier(key: int) -> Iterator[int]:
     yield 0
 
 
+def _allowed(coder: CodecContext | None) -> bool:
+    """Whether a decoder is on the list: FFmpeg's own check binds its probing only."""
+    return coder is not None and coder.codec.name in CODECS.split(",")
+
+
 def _orientation(frame: VideoFrame) -> tuple[int, bool]:
     """Return how a picture is to be shown: quarter turns counterclockwise, then whether upside down."""
     turns = round(frame.rotation / 90) % 4
@@ -347,8 +363,3 @@ def _rgb(frame: VideoFrame, reformatter: VideoReformatter) -> NDArray[np.uint8]:
     untagged = frame.colorspace == UNTAGGED
     matrix = Colorspace.ITU709 if untagged and frame.height >= HD_HEIGHT else None
     return reformatter.reformat(frame, format="rgb24", src_colorspace=matrix).to_ndarray().astype(np.uint8, copy=False)
-
-
-def _fraction(rate: Fraction | None) -> Fraction | None:
-    """PyAV 19 gives a type of its own, which is false when unset."""
-    return Fraction(rate.numerator, rate.denominator) if rate else None
