@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +46,8 @@ AVERAGE = 0.998
 WARM_STEPS = 50
 FLAT = 0.5
 """The rate is constant for this share of a run, then goes down in a line to nothing."""
+DOUBT = 3.0
+"""Occlusion logit of every frame when training of the score begins: odds of 20 to 1 that the object is there."""
 MOST_START = 12
 """Tracking begins up to this many frames after the prompt, so that distances in time vary (memory only)."""
 SAVE_SECONDS = 300.0
@@ -86,7 +88,8 @@ RECIPES: Mapping[str, Recipe] = {
 class Limits:
     """When a run ends; of two limits whichever comes first. Time counts over all resumptions."""
 
-    steps: int
+    steps: int = 0
+    """0: as many as the recipe says."""
     minutes: float | None = None
 
     def share(self, step: int, seconds: float) -> float:
@@ -109,6 +112,8 @@ class Run:
     seed: int = 0
     step: int = 0
     seconds: float = 0.0
+    narrow: bool = field(default_factory=lambda: _narrow_pays())
+    """Compute in bfloat16; weights and losses stay in float32."""
     average: Network = field(init=False)
     optimiser: torch.optim.AdamW = field(init=False)
 
@@ -151,9 +156,11 @@ class Run:
         side = max(drawn[0][0].frames.shape[1:3])
         self.network.take_pictures_of(side)
         unrolled, losses = [], []
+        kind = self.network.device.type
         for clip, rng in drawn:
             start = int(rng.integers(MOST_START + 1)) if self.network.config.remembers else 0
-            result = unroll(self.network, clip, Person(clip, rng), start=start)
+            with torch.autocast(kind, torch.bfloat16, enabled=self.narrow):
+                result = unroll(self.network, clip, Person(clip, rng), start=start)
             unrolled.append(result)
             losses.append(mean([step.verdict for step in result.steps]))
             (losses[-1].total / len(drawn)).backward()
@@ -220,14 +227,32 @@ class Run:
 
 
 def prepare(
-    recipe: str, data: Sequence[str | Path], out: str | Path, *, model: str | Path, limits: Limits | None, seed: int = 0
+    recipe: str,
+    data: Sequence[str | Path],
+    out: str | Path,
+    *,
+    model: str | Path = "nano",
+    limits: Limits,
+    seed: int = 0,
 ) -> Run:
-    """Set up a training by the names that the command line takes; without limits the recipe's own number of steps."""
+    """Set up a training by the names that the command line takes."""
     chosen = RECIPES[recipe]
     network = load_network(model, dtype="float32")
     if recipe != "finetune" and not network.config.is_nano:
         raise BadWeights(f"recipe {recipe} is for nano, but {model} is another model: use --recipe finetune")
-    return Run(chosen, network, open_sources(data), Path(out), limits or Limits(chosen.steps), seed)
+    if network.config.is_nano:
+        _doubt(network)
+    return Run(
+        chosen, network, open_sources(data), Path(out), replace(limits, steps=limits.steps or chosen.steps), seed
+    )
+
+
+@torch.no_grad()
+def _doubt(network: Network) -> None:
+    """Let an occlusion score that was never trained be less certain: from the one it was made with, the way is long."""
+    last = network.sam_mask_decoder.pred_obj_score_head.layers[-1]
+    if not bool(last.weight.any()):
+        last.bias.fill_(DOUBT)
 
 
 def open_sources(folders: Sequence[str | Path]) -> Source:
@@ -320,6 +345,11 @@ def draw_curves(out: Path) -> bool:
     with draft_path(out / CURVES) as draft:
         figure.savefig(draft, format="png")
     return True
+
+
+def _narrow_pays() -> bool:
+    """Say where bfloat16 is quicker: on an accelerator, and on processors that have it; others only imitate it."""
+    return torch.accelerator.is_available() or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 def _size_hw(side: int, aspect: float) -> tuple[int, int]:
