@@ -1,13 +1,13 @@
 """Any model on any dataset with true masks: J, F and J&F as the DAVIS benchmark counts them, and frames a second.
 
-Reads the folder layouts of DAVIS 2016 and 2017, MOSE (`JPEGImages/SEQUENCE`, `Annotations/SEQUENCE/FRAME.png`, a
-palette index for each object, or 0 and 255) and SA-V (`Annotations*/SEQUENCE/OBJECT/FRAME.png`).
+`metrics` says how a mask is compared and which frames count, `dataset` which folders are read.
 """
 
+import io
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,45 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from masklet.dataset import Sequence, sequences
 from masklet.errors import BadVideo
 from masklet.files import atomic_write, make_folder
 from masklet.masks import FrameMasks, box_of
-from masklet.metrics import contour_accuracy, deepest, region_similarity
+from masklet.metrics import Fit, compare, counted, deepest
 from masklet.model.network import Network
-from masklet.prompts import Box, Click, Prompt
 from masklet.render import assign_colours, render
-from masklet.session import Session
+from masklet.session import Progress, Session
+from masklet.sheet import draw_sheet, draw_strip
 
 PromptKind = Literal["click", "3-clicks", "box", "mask"]
-PICTURES = (".jpg", ".jpeg", ".png")
-STRIP_FRAMES, STRIP_PX = 6, 320
-"""Frames of a contact strip, and the width of each."""
+Fits = dict[str, dict[int, Fit]]
+"""For each object, each of its annotated frames."""
 
-
-@dataclass(frozen=True)
-class Sequence:
-    """One video of a dataset."""
-
-    name: str
-    pictures: Path
-    truths: Path
-    """Holds one picture a frame, or one folder an object with one picture a frame."""
-
-    def frames(self) -> dict[int, str]:
-        """Return the annotated frames: index in the video to the file's stem."""
-        stems = [p.stem for p in sorted(self.pictures.iterdir()) if p.suffix.lower() in PICTURES]
-        annotated = {p.stem for p in self.truths.rglob("*.png")}
-        return {i: stem for i, stem in enumerate(stems) if stem in annotated}
-
-    def truth(self, stem: str) -> dict[str, NDArray[np.bool_]]:
-        """Return the true mask of each object that can be seen on a frame, by name."""
-        whole = self.truths / f"{stem}.png"
-        if whole.exists():
-            labels = np.asarray(Image.open(whole))
-            labels = labels if labels.ndim == 2 else labels[..., 0]
-            return {str(i): labels == i for i in np.unique(labels).tolist() if i}
-        single = {p.parent.name: np.asarray(Image.open(p).convert("L")) > 0 for p in self.truths.glob(f"*/{stem}.png")}
-        return {name: mask for name, mask in single.items() if mask.any()}
+STRIP_FRAMES = 6
+MOST_STRIPS = 6
+"""So many of the worst sequences have a contact strip, and so many of the best."""
 
 
 @dataclass(frozen=True)
@@ -72,46 +50,85 @@ class Score:
         return (self.j + self.f) / 2
 
 
-@dataclass(frozen=True)
-class Report:
-    """What came out."""
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One sequence of a report."""
 
+    name: str
     scores: tuple[Score, ...]
-    frames_per_second: float
-    strips: Mapping[str, Image.Image]
-    """For each sequence, a few of its frames side by side with masks drawn."""
+    """One an object; none if the truth shows no object on a frame that counts."""
+    frames: int = 0
+    seconds: float = 0.0
+    strip: Image.Image | None = None
+    """A few of its frames side by side with masks, the truth outlined in white."""
 
     def mean(self, of: Callable[[Score], float]) -> float:
-        """Return the mean over objects, as DAVIS 2017 has it."""
+        return float(np.mean([of(score) for score in self.scores]))
+
+    @property
+    def jf(self) -> float:
+        return self.mean(lambda score: score.jf)
+
+    def __str__(self) -> str:
+        if not self.scores:
+            return f"{self.name}: left out, its masks show no object between the first and the last"
+        return f"{self.name}: J&F {100 * self.jf:.1f}, {self.frames / self.seconds:.2f} frames/s"
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What came out, so far."""
+
+    sequences: tuple[Measured, ...]
+    complete: bool
+    """Whether these are all sequences of the dataset."""
+
+    def plus(self, measured: Measured, *, complete: bool) -> "Report":
+        """Return a report with one sequence more, and strips of the worst and the best only."""
+        report = Report((*self.sequences, measured), complete)
+        ranked = [one for one in report.measured if one.strip is not None]
+        if len(ranked) <= 2 * MOST_STRIPS:
+            return report
+        middle = ranked[MOST_STRIPS]
+        return Report(tuple(replace(one, strip=None) if one is middle else one for one in report.sequences), complete)
+
+    @property
+    def measured(self) -> tuple[Measured, ...]:
+        """The sequences that have scores, worst first."""
+        return tuple(sorted((one for one in self.sequences if one.scores), key=lambda one: one.jf))
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        return tuple(score for one in self.sequences for score in one.scores)
+
+    @property
+    def frames_per_second(self) -> float:
+        """Of decoding and tracking, in the first round."""
+        return sum(one.frames for one in self.measured) / sum(one.seconds for one in self.measured)
+
+    @property
+    def rounds(self) -> tuple[float, ...]:
+        """Mean J&F after each round."""
+        return tuple(np.mean([score.rounds for score in self.scores], axis=0).tolist())
+
+    def mean(self, of: Callable[[Score], float]) -> float:
+        """Return the mean over all objects, as DAVIS 2017 has it."""
         return float(np.mean([of(score) for score in self.scores]))
 
     def table(self, model: str, prompt: str) -> str:
         """Return the scores as text, worst first; of several rounds the last, and J&F after each."""
-        lines = [f"{'':<24}{'object':>12}{'J&F':>8}{'J':>8}{'F':>8}"]
-        for s in sorted(self.scores, key=lambda s: s.jf):
-            lines.append(f"{s.sequence:<24}{s.object:>12}{100 * s.jf:>8.1f}{100 * s.j:>8.1f}{100 * s.f:>8.1f}")
-        j, f = 100 * self.mean(lambda s: s.j), 100 * self.mean(lambda s: s.f)
-        lines.append(f"{'mean':<36}{(j + f) / 2:>8.1f}{j:>8.1f}{f:>8.1f}")
-        rounds = 100 * np.mean([score.rounds for score in self.scores], axis=0)
-        if len(rounds) > 1:
-            lines.append("J&F by round: " + ", ".join(f"{value:.1f}" for value in rounds))
-        lines.append(f"{model}, prompt {prompt}, {self.frames_per_second:.2f} frames/s")
+        lines = [_row("", "J&F", "J", "F", "frames/s")]
+        for one in self.measured:
+            j, f = one.mean(lambda s: s.j), one.mean(lambda s: s.f)
+            lines.append(_row(one.name, *_percent(one.jf, j, f), f"{one.frames / one.seconds:.2f}"))
+            if len(one.scores) > 1:
+                lines += [_row(f"  {s.object}", *_percent(s.jf, s.j, s.f), "") for s in one.scores]
+        means = _percent(self.mean(lambda s: s.jf), self.mean(lambda s: s.j), self.mean(lambda s: s.f))
+        lines.append(_row("mean of objects", *means, f"{self.frames_per_second:.2f}"))
+        if len(self.rounds) > 1:
+            lines.append("J&F by round: " + ", ".join(_percent(*self.rounds)))
+        lines.append(f"{model}, prompt {prompt}, {len(self.scores)} objects in {len(self.measured)} sequences")
         return "\n".join(lines)
-
-
-def sequences(dataset: str | Path) -> tuple[Sequence, ...]:
-    """Find the sequences of a dataset's folder. Raises `BadVideo` where there are none."""
-    dataset = Path(dataset)
-    images = _folder(dataset, "JPEGImages")
-    annotations = _folder(dataset, "Annotations")
-    found = [
-        Sequence(path.name, images / path.name, path)
-        for path in sorted(annotations.iterdir())
-        if path.is_dir() and (images / path.name).is_dir()
-    ]
-    if not found:
-        raise BadVideo(f"{dataset} holds no sequence that has both pictures and masks: see 'masklet evaluate --help'")
-    return tuple(found)
 
 
 def evaluate(
@@ -122,22 +139,37 @@ def evaluate(
     rounds: int = 0,
     report: Callable[[str], None] = lambda line: None,
 ) -> Report:
-    """Prompt each object where it is first seen, track forward, and compare every annotated frame.
+    """Do all of `evaluations`; `report` hears a line about each sequence."""
+    so_far = Report((), complete=False)
+    for so_far in evaluations(dataset, network, prompt=prompt, rounds=rounds):
+        report(str(so_far.sequences[-1]))
+    return so_far
 
-    The first and the last annotated frame do not count (DAVIS). Each of `rounds` adds, for every object, a corrective
-    click on its worst frame, in the middle of the largest error. Speed counts decoding and tracking.
+
+def evaluations(
+    dataset: str | Path,
+    network: Network,
+    *,
+    prompt: PromptKind = "mask",
+    rounds: int = 0,
+    progress: Progress | None = None,
+) -> Iterator[Report]:
+    """Prompt each object where it is first seen, track forward, and compare every annotated frame with the truth.
+
+    Yields the report so far after each sequence, so that whoever stops keeps it. `counted` says which frames count.
+    `3-clicks` puts the second and third where the mask is most wrong. Each of `rounds` adds, for every object, such a
+    click on its worst frame. Raises `BadVideo` for pictures and masks that cannot be compared.
     """
-    scores: list[Score] = []
-    strips: dict[str, Image.Image] = {}
-    frames, seconds = 0, 0.0
-    for sequence in sequences(dataset):
-        run = _Run(sequence, network, prompt)
-        scores.extend(run.scores(rounds))
-        strips[sequence.name] = run.strip
-        frames, seconds = frames + run.frames, seconds + run.seconds
-        mean = np.mean([s.jf for s in scores if s.sequence == sequence.name])
-        report(f"{sequence.name}: J&F {100 * mean:.1f}, {run.frames / run.seconds:.2f} frames/s")
-    return Report(tuple(scores), frames / seconds, strips)
+    report = Report((), complete=False)
+    left = list(sequences(dataset))
+    while left:
+        measured = _Run(left.pop(0), network, prompt, progress).measure(rounds)
+        report = report.plus(measured, complete=not left)
+        if report.complete and not report.scores:
+            raise BadVideo(
+                f"{dataset}: no mask but the first and the last of a sequence shows an object, so none counts"
+            )
+        yield report
 
 
 @dataclass(eq=False)
@@ -147,84 +179,130 @@ class _Run:
     sequence: Sequence
     network: Network
     prompt: PromptKind
+    progress: Progress | None
+    annotated: dict[int, str] = field(init=False)
     frames: int = 0
     seconds: float = 0.0
-    strip: Image.Image = field(default_factory=lambda: Image.new("RGB", (STRIP_FRAMES * STRIP_PX, 1)))
 
-    def scores(self, rounds: int) -> Iterator[Score]:
-        annotated = self.sequence.frames()
-        with Session(self.sequence.pictures, self.network, keep_logits=True) as session:
-            starts = self._start(session, annotated)
-            history: dict[str, list[float]] = {name: [] for name in starts}
-            for left in range(rounds, -1, -1):
-                fits = self._fits(session, annotated)
-                for name in starts:
-                    history[name].append(_mean_jf(fits[name], starts[name], annotated))
-                if left:
-                    self._correct(session, annotated, fits)
-            self._draw(session)
-        for name, frame in starts.items():
-            counted = [fits[name][i] for i in _counted(frame, annotated)]
-            j, f = np.mean(counted, axis=0) if counted else (1.0, 1.0)
-            yield Score(self.sequence.name, name, float(j), float(f), tuple(history[name]))
+    def measure(self, rounds: int) -> Measured:
+        self.annotated = self.sequence.frames()
+        fits = self._blank_fits()
+        if not any(counted(list(known.values())) for known in fits.values()):
+            return Measured(self.sequence.name, ())
+        with Session(self.sequence.pictures, self.network, keep_logits=not self.sequence.per_object) as session:
+            self._start(session)
+            history = [self._track(session, fits)]
+            timed = self.frames, self.seconds
+            for _ in range(rounds):
+                self._correct(session, history[-1])
+                history.append(self._track(session, fits))
+            strip = self._strip(session)
+        scores = tuple(self._scores(history))
+        return Measured(self.sequence.name, scores, *timed, strip)
 
-    def _start(self, session: Session, annotated: dict[int, str]) -> dict[str, int]:
-        """Prompt each object on the first frame that shows it, and return those frames."""
-        starts: dict[str, int] = {}
-        for index, stem in annotated.items():
-            for name, mask in self.sequence.truth(stem).items():
-                if name not in starts:
-                    starts[name] = index
-                    session.add(_prompt(self.prompt, name, index, mask))
-        return starts
+    def _truth(self, index: int) -> dict[str, NDArray[np.bool_]]:
+        return self.sequence.truth(self.annotated[index])
 
-    def _fits(self, session: Session, annotated: dict[int, str]) -> dict[str, dict[int, tuple[float, float]]]:
-        """Track, and compare each object on each annotated frame: J and F."""
-        fits: dict[str, dict[int, tuple[float, float]]] = {name: {} for name in session.objects}
+    def _blank_fits(self) -> Fits:
+        """Return each object's annotated frames, as if its mask were empty everywhere."""
+        shown: dict[str, set[int]] = {}
+        frames: dict[str, list[int]] = {}
+        for index in self.annotated:
+            for name, mask in self._truth(index).items():
+                frames.setdefault(name, []).append(index)
+                shown.setdefault(name, set())
+                if mask.any():
+                    shown[name].add(index)
+        return {
+            name: {
+                index: _nothing(shown=index in shown[name])
+                for index in (known if self.sequence.per_object else self.annotated)
+            }
+            for name, known in frames.items()
+        }
+
+    def _start(self, session: Session) -> None:
+        """Prompt each object on the first annotated frame that shows it."""
+        size = (session.video.height, session.video.width)
+        for index in self.annotated:
+            for name, mask in self._truth(index).items():
+                if mask.shape != size:
+                    raise BadVideo(
+                        f"the masks of {self.sequence.name} are {mask.shape[1]}x{mask.shape[0]} in "
+                        f"{self.sequence.truths}, but its pictures {size[1]}x{size[0]}: give both in one resolution"
+                    )
+                if mask.any() and name not in session.objects:
+                    before = time.perf_counter()
+                    self._say(session, name, index, mask)
+                    self.seconds += time.perf_counter() - before
+
+    def _say(self, session: Session, name: str, frame: int, truth: NDArray[np.bool_]) -> None:
+        if self.prompt == "mask":
+            session.add_mask(name, frame, truth)
+        elif self.prompt == "box":
+            box = box_of(truth)
+            assert box is not None  # noqa: S101 - only objects that are seen are prompted
+            session.add_box(name, frame, *(float(value) for value in box))
+        else:
+            for _ in range(3 if self.prompt == "3-clicks" else 1):
+                mask = session.preview(frame)[name] if name in session.objects else np.zeros_like(truth)
+                _click_where_it_is_wrong(session, name, frame, mask, truth)
+
+    def _track(self, session: Session, blank: Fits) -> Fits:
+        """Track, and compare each object on each of its annotated frames."""
+        fits = {name: dict(known) for name, known in blank.items()}
         before = time.perf_counter()
-        for masks in session.track("forward"):
+        for masks in session.track("forward", progress=self.progress):
             self.seconds += time.perf_counter() - before
             self.frames += 1
-            if masks.frame in annotated:
-                self._compare(masks, annotated[masks.frame], fits)
+            if masks.frame in self.annotated:
+                self._compare(masks, fits)
             before = time.perf_counter()
         return fits
 
-    def _compare(self, masks: FrameMasks, stem: str, fits: dict[str, dict[int, tuple[float, float]]]) -> None:
-        truth = self.sequence.truth(stem)
+    def _compare(self, masks: FrameMasks, fits: Fits) -> None:
+        truth = self._truth(masks.frame)
         nothing = np.zeros(masks.masks.shape[1:], bool)
-        for name, mask in exclusive(masks).items():
-            expected = truth.get(name, nothing)
-            fits[name][masks.frame] = region_similarity(mask, expected), contour_accuracy(mask, expected)
+        for name, mask in self._answers(masks).items():
+            if masks.frame in fits[name]:
+                fits[name][masks.frame] = compare(mask, truth.get(name, nothing))
 
-    def _draw(self, session: Session) -> None:
-        """Put some frames side by side, evenly spaced from the first to the last."""
-        video = session.video
-        height = round(STRIP_PX * video.height / video.width)
-        self.strip = Image.new("RGB", (STRIP_FRAMES * STRIP_PX, height))
-        colours = assign_colours(session.objects)
-        for i in range(STRIP_FRAMES):
-            [frame] = video.frames_at([round(i * (video.frame_count - 1) / (STRIP_FRAMES - 1))])
-            drawn = render(frame.rgb, session.preview(frame.index), colours=colours, mask_type="highlighted")
-            self.strip.paste(Image.fromarray(drawn).resize((STRIP_PX, height)), (i * STRIP_PX, 0))
+    def _answers(self, masks: FrameMasks) -> dict[str, NDArray[np.bool_]]:
+        """Return masks by object, which overlap only where the truth may."""
+        return dict(zip(masks.objects, masks.masks, strict=True)) if self.sequence.per_object else exclusive(masks)
 
-    def _correct(
-        self,
-        session: Session,
-        annotated: dict[int, str],
-        fits: dict[str, dict[int, tuple[float, float]]],
-    ) -> None:
-        """Click where it is worst: on what is missing, or, negative, on what is too much."""
-        for name, known in fits.items():
-            frame = min(known, key=lambda index: known[index][0])
-            mask = session.preview(frame)[name]
-            truth = self.sequence.truth(annotated[frame]).get(name, np.zeros_like(mask))
-            missing, wrong = truth & ~mask, mask & ~truth
-            if not missing.any() and not wrong.any():
-                continue
-            positive = np.count_nonzero(missing) >= np.count_nonzero(wrong)
-            x, y = deepest(missing if positive else wrong)
-            session.add_click(name, frame, x, y, positive=bool(positive))
+    def _correct(self, session: Session, fits: Fits) -> None:
+        """Click on each object where it is worst."""
+        for name in session.objects:
+            known = {index: fit for index, fit in fits[name].items() if fit.shown or fit.answered}
+            frame = min(known, key=lambda index: known[index].j)
+            mask = self._answers(session.preview(frame))[name]
+            truth = self._truth(frame).get(name, np.zeros_like(mask))
+            _click_where_it_is_wrong(session, name, frame, mask, truth)
+
+    def _scores(self, history: list[Fits]) -> Iterator[Score]:
+        for name in history[-1]:
+            rounds = [counted(list(fits[name].values())) for fits in history]
+            if rounds[-1]:
+                jfs = tuple(float(np.mean([fit.jf for fit in one])) for one in rounds)
+                j, f = (float(np.mean(values)) for values in zip(*((fit.j, fit.f) for fit in rounds[-1]), strict=True))
+                yield Score(self.sequence.name, name, j, f, jfs)
+
+    def _strip(self, session: Session) -> Image.Image:
+        """Draw some annotated frames, evenly spaced from the first to the last."""
+        indices, colours = list(self.annotated), assign_colours(session.objects)
+        places = np.linspace(0, len(indices) - 1, min(STRIP_FRAMES, len(indices))).round()
+        pictures = []
+        for index in (indices[int(place)] for place in places):
+            [frame] = session.video.frames_at([index])
+            drawn = render(frame.rgb, session.preview(index), colours=colours, mask_type="highlighted")
+            pictures.append((f"frame {index}", drawn, list(self._truth(index).values())))
+        return draw_strip(pictures)
+
+
+def _nothing(*, shown: bool) -> Fit:
+    """Say how an empty mask fits."""
+    return Fit(j=float(not shown), f=float(not shown), shown=shown, answered=False)
 
 
 def exclusive(masks: FrameMasks) -> dict[str, NDArray[np.bool_]]:
@@ -235,72 +313,54 @@ def exclusive(masks: FrameMasks) -> dict[str, NDArray[np.bool_]]:
     return {name: masks.masks[row] & (owner == row) for row, name in enumerate(masks.objects)}
 
 
-def _prompt(kind: PromptKind, name: str, frame: int, mask: NDArray[np.bool_]) -> Prompt:
-    if kind == "mask":
-        return Prompt(name, frame, mask=mask)
-    if kind == "box":
-        box = box_of(mask)
-        assert box is not None  # noqa: S101 - only objects that are seen are prompted
-        return Prompt(name, frame, box=Box(*(float(v) for v in box)))
-    if kind == "click":
-        return Prompt(name, frame, clicks=(Click(*deepest(mask)),))
-    return Prompt(name, frame, clicks=tuple(_spread(mask, 3)))
-
-
-def _spread(mask: NDArray[np.bool_], count: int) -> Iterator[Click]:
-    """Yield clicks inside a mask, the deepest point first, then the deepest of what lies farther from those before."""
-    left = mask.copy()
-    ys, xs = np.mgrid[: mask.shape[0], : mask.shape[1]]
-    clear_px = np.sqrt(np.count_nonzero(mask) / np.pi) / 2
-    for _ in range(count):
-        x, y = deepest(left if left.any() else mask)
-        left &= (ys - y) ** 2 + (xs - x) ** 2 > clear_px**2
-        yield Click(x, y)
-
-
-def _counted(start: int, annotated: dict[int, str]) -> list[int]:
-    """Return the frames that count: after the prompted one, without the last."""
-    return [index for index in list(annotated)[:-1] if index > start]
-
-
-def _mean_jf(fits: dict[int, tuple[float, float]], start: int, annotated: dict[int, str]) -> float:
-    counted = [fits[i] for i in _counted(start, annotated)]
-    return float(np.mean(counted)) if counted else 1.0
-
-
-def _folder(dataset: Path, kind: str) -> Path:
-    """Find `JPEGImages` or `Annotations`, with SA-V's frame rates or DAVIS's resolution below."""
-    found = sorted(path for path in dataset.glob(f"{kind}*") if path.is_dir())
-    if not found:
-        raise BadVideo(f"{dataset} has no folder {kind}: give a dataset laid out as DAVIS, MOSE or SA-V")
-    inner = [found[0] / name for name in ("480p", "Full-Resolution")]
-    return next((path for path in inner if path.is_dir()), found[0])
+def _click_where_it_is_wrong(
+    session: Session, name: str, frame: int, mask: NDArray[np.bool_], truth: NDArray[np.bool_]
+) -> None:
+    """Click into the middle of what is missing, or, negative, of what is too much, whichever is larger."""
+    missing, wrong = truth & ~mask, mask & ~truth
+    positive = np.count_nonzero(missing) >= np.count_nonzero(wrong)
+    error = missing if positive else wrong
+    if error.any():
+        session.add_click(name, frame, *deepest(error), positive=bool(positive))
 
 
 def summary(report: Report, *, name: str, prompt: str) -> dict[str, object]:
-    """Return a report as JSON can hold it."""
-    means = {"jf": report.mean(lambda s: s.jf), "j": report.mean(lambda s: s.j), "f": report.mean(lambda s: s.f)}
-    scores = [asdict(score) | {"jf": score.jf} for score in report.scores]
+    """Return a report as JSON can hold it; shares, not percent."""
+    means = {"jf": lambda s: s.jf, "j": lambda s: s.j, "f": lambda s: s.f}
     return {
         "model": name,
         "prompt": prompt,
-        "mean": means,
-        "frames_per_second": report.frames_per_second,
-        "scores": scores,
+        "complete": report.complete,
+        "mean": {key: report.mean(of) for key, of in means.items()} if report.scores else None,
+        "rounds": report.rounds if report.scores else None,
+        "frames_per_second": report.frames_per_second if report.scores else None,
+        "sequences": [
+            {"sequence": one.name, **{key: one.mean(of) for key, of in means.items()}}
+            | {"frames_per_second": one.frames / one.seconds}
+            for one in report.measured
+        ],
+        "left_out": [one.name for one in report.sequences if not one.scores],
+        "scores": [asdict(score) | {"jf": score.jf} for score in report.scores],
     }
 
 
 def save(report: Report, out: str | Path, *, name: str, prompt: str) -> None:
-    """Write `scores.json`, and `sheet.png`: a strip of every sequence, worst on top."""
+    """Write `scores.json`, and `sheet.png`: strips of the worst sequences and of the best, worst on top."""
     out = Path(out)
     make_folder(out)
     with atomic_write(out / "scores.json") as draft:
         draft.write(json.dumps(summary(report, name=name, prompt=prompt), indent=1).encode())
-    worst = {s.sequence: s.jf for s in sorted(report.scores, key=lambda s: -s.jf)}
-    strips = [report.strips[sequence] for sequence in sorted(worst, key=lambda sequence: worst[sequence])]
-    sheet = Image.new("RGB", (strips[0].width, sum(strip.height for strip in strips)))
-    top = 0
-    for strip in strips:
-        sheet.paste(strip, (0, top))
-        top += strip.height
-    sheet.save(out / "sheet.png")
+    strips = [(f"{one.name}   J&F {100 * one.jf:.1f}", one.strip) for one in report.measured if one.strip is not None]
+    if strips:
+        held = io.BytesIO()
+        draw_sheet(strips).save(held, "PNG")
+        with atomic_write(out / "sheet.png") as draft:
+            draft.write(held.getvalue())
+
+
+def _percent(*shares: float) -> tuple[str, ...]:
+    return tuple(f"{100 * share:.1f}" for share in shares)
+
+
+def _row(name: str, *values: str) -> str:
+    return f"{name:<32}" + "".join(f"{value:>9}" for value in values)
