@@ -65,6 +65,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Load a public name on first use, so that `import masklet` and `masklet --help` are instant."""
+    if name == "__version__":
+        return import_module("importlib.metadata").version("masklet")
     if name not in _HOMES:
         raise AttributeError(f"module 'masklet' has no attribute {name!r}")
     value = getattr(import_module(f"masklet.{_HOMES[name]}"), name)

@@ -15,7 +15,7 @@ from masklet.video import can_write
 from masklet.weights import load_network
 
 ROOM_GB = 1.0
-"""Below this, long videos will not fit in the folder for temporary files."""
+"""Below this, long videos will not fit: masks wait among the temporary files, and results go to the current folder."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at everything that masklet needs."""
-    return [_versions(), _devices(), _codecs(), _embedded(), _room()]
+    return [_versions(), _devices(), _codecs(), _embedded(), _temporary(), _results()]
 
 
 def _versions() -> Finding:
@@ -38,7 +38,7 @@ def _versions() -> Finding:
 
 
 def _devices() -> Finding:
-    found = [f"cpu ({torch.get_num_threads()} threads)"]
+    found = [f"cpu ({os.cpu_count()} processors, {torch.get_num_threads()} threads)"]
     found += [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
         found.append("mps")
@@ -59,8 +59,22 @@ def _embedded() -> Finding:
     return Finding("nano", True, f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} million parameters")
 
 
-def _room() -> Finding:
-    folder = tempfile.gettempdir()
+def _temporary() -> Finding:
+    try:
+        folder = tempfile.gettempdir()
+    except FileNotFoundError as error:
+        return Finding("temporary files", False, f"{error.strerror}: set TMPDIR to a folder this user may write to")
+    return _room("temporary files", folder, "set TMPDIR to a larger disk")
+
+
+def _results() -> Finding:
+    folder = os.getcwd()
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return Finding("results", False, f"{folder} may not be written to: work elsewhere, or give --out")
+    return _room("results", folder, "work on a larger disk, or give --out")
+
+
+def _room(subject: str, folder: str, advice: str) -> Finding:
     free_gb = shutil.disk_usage(folder).free / 1e9
-    where = f"{free_gb:.1f} GB free in {folder}, {os.cpu_count()} processors"
-    return Finding("room", free_gb >= ROOM_GB, where if free_gb >= ROOM_GB else f"{where}: set TMPDIR to a larger disk")
+    where = f"{free_gb:.1f} GB free in {folder}"
+    return Finding(subject, free_gb >= ROOM_GB, where if free_gb >= ROOM_GB else f"{where}: {advice}")
