@@ -20,8 +20,9 @@ _ADVICE = {
         errno.EEXIST,
         errno.ENOTDIR,
         errno.EISDIR,
-    ): "A file stands where a folder is needed, or the reverse: choose another.",
+    ): "A file stands where a folder must be, or the reverse: choose another.",
     (errno.ENAMETOOLONG,): "Choose a shorter name.",
+    (errno.ENOENT,): "The folder was never made, or somebody removed it: make it, or choose another.",
 }
 
 
@@ -118,6 +119,8 @@ def draft_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         yield temporary
-        temporary.replace(path)
+        with refusals(path):
+            temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
