@@ -20,11 +20,13 @@ TINY = "facebook/sam2.1-hiera-tiny"
 TINY_URL = "https://dl.fbaipublicfiles.com/segment_anything_2/092824/sam2.1_hiera_tiny.pt"
 
 ASK = """
-import json, sys
+import json, sys, time
 from dataclasses import replace
 from masklet.catalogue import MODELS
 from masklet.errors import BadWeights
 from masklet.weights import installed_models, load_network, model_hash, verify_model
+
+time.sleep = lambda seconds: None  # the hub's client tries again and again, and waits in between
 
 def ask(verb, model):
     if verb == "publish":  # make the catalogue expect this file, as Meta's cannot be made here
@@ -134,9 +136,13 @@ def test_what_the_hub_does_not_give_is_refused_with_the_way_out(hub: Hub, tmp_pa
     assert "-/- cannot be fetched from the hub (HFValidationError: " in bad_id
 
 
-def test_connection_that_breaks_is_one_refusal(hub: Hub, tmp_path: Path) -> None:
+def test_connection_that_breaks_or_never_comes_is_one_refusal(hub: Hub, tmp_path: Path) -> None:
     hub.cuts = True
     broken, after = ask([("load", "sam2.1-tiny"), ("installed", "")], tmp_path, HF_ENDPOINT=hub.url)
-    assert broken.startswith(f"BadWeights: {TINY} cannot be fetched from the hub (")
+    assert broken.startswith(f"BadWeights: {TINY} cannot be fetched from the hub (RemoteProtocolError: ")
     assert f"for sam2.1-tiny, download {TINY_URL} and give its path to --model, or use nano" in broken
     assert after == ["nano"]
+
+    unreachable, own = ask([("load", "sam2.1-tiny"), ("load", "nano")], tmp_path, HF_ENDPOINT="http://127.0.0.1:1")
+    assert f"{TINY} is not on this machine and the hub cannot be reached: for sam2.1-tiny, download" in unreachable
+    assert own == model_hash("nano")
