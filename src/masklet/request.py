@@ -5,6 +5,7 @@ numpy, so that `--help` is instant.
 """
 
 from dataclasses import Field, asdict, dataclass, field, fields
+from reprlib import repr as brief
 from typing import Any, get_args, get_type_hints
 
 from masklet.choices import AnnotationType, Direction, MaskType, OutputFormat
@@ -81,9 +82,13 @@ class Option:
         """Raise `BadPrompt` for a value of another kind or out of bounds."""
         # bool is a kind of int, but True is no number of frames.
         if not isinstance(value, self.kind) or (self.kind is int and isinstance(value, bool)):
-            raise BadPrompt(f"{self.name} = {value!r} is {type(value).__name__}, but must be {self.kind.__name__}")
+            wanted = "tuple of str" if self.kind is tuple else self.kind.__name__
+            raise BadPrompt(f"{self.name} = {brief(value)} is {type(value).__name__}, but must be {wanted}")
+        for i, text in enumerate(value if isinstance(value, tuple) else ()):
+            if not isinstance(text, str):
+                raise BadPrompt(f"{self.name}[{i}] = {brief(text)} is {type(text).__name__}, but must be str")
         if self.choices and value not in self.choices:
-            raise BadPrompt(f"{self.name} = {value!r} is not known: choose one of {', '.join(self.choices)}")
+            raise BadPrompt(f"{self.name} = {brief(value)} is not known: choose one of {', '.join(self.choices)}")
         if self.limits is not None and isinstance(value, int):
             self._check_limits(value, *self.limits)
 
