@@ -15,6 +15,16 @@ from masklet.errors import BadPrompt
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """Kinds of pictures a mask may be. Pillow reads more, some by starting other programs."""
 
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+"""What Pillow raises for damaged pictures, and for those that are far too large."""
 LONGEST_RUN_GROUPS = 7
 """Characters of one run length: 35 bits, so that no sum of them overflows."""
 
@@ -118,7 +128,7 @@ def read_mask(path: str | Path, *, height: int, width: int) -> NDArray[np.bool_]
             return _object_in(image)
     except FileNotFoundError:
         raise BadPrompt(f"mask {path} does not exist: give an existing picture") from None
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except _UNREADABLE as error:
         raise BadPrompt(f"mask {path} cannot be read ({error}): give a PNG of the video's size") from error
 
 
