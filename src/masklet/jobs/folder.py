@@ -92,6 +92,12 @@ class Folder:
             folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def discard(self, lease: Lease) -> None:
+        """Remove what a claim has made, of which nothing counts."""
+        remove_tree(self.outputs / lease.prediction / str(lease.token))
+        with suppress(OSError):
+            (self.outputs / lease.prediction).rmdir()  # unless another claim has something there
+
     def temporary_upload(self) -> Path:
         """Return a name to write an upload to; `Uploads.add` renames it, or the sweep removes it."""
         return self.uploads / f".{secrets.token_hex(8)}.part"

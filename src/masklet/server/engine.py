@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from masklet.errors import Problem
 from masklet.export import MANIFEST_FORMAT
 from masklet.files import atomic_write
-from masklet.jobs.records import Role
+from masklet.jobs import Role
 from masklet.request import Request
 from masklet.server.failures import JobFailure
 
@@ -126,12 +126,13 @@ def _check_finite(frame: Mapping[str, Any]) -> None:
     for entry in frame["objects"]:
         # Numbers that are not finite are null in a manifest; a tracked object has a code of its mask.
         if entry["rle"] is not None and (entry["score"] is None or entry["iou"] is None):
-            raise JobFailure(
-                "E_MODEL_NONFINITE",
-                f"The model's answer for {entry['object']!r} on frame {frame['frame']} is not a number: "
-                "try another model, or --dtype float32 on the server.",
-                worn=True,
-            )
+            raise not_a_number(entry["object"], frame["frame"])
+
+
+def not_a_number(name: str, frame: int) -> JobFailure:
+    """Say that a model computed nonsense."""
+    text = f"The model's answer for {name!r} on frame {frame} is not a number: try another model, or --dtype float32."
+    return JobFailure("E_MODEL_NONFINITE", text, worn=True)
 
 
 def _name(source: object) -> str:
@@ -145,5 +146,5 @@ def _is_out_of_memory(error: Exception) -> bool:
     """Whether torch could not get memory: its own error on a GPU, a plain RuntimeError on a processor."""
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError)
-        and (type(error).__name__ in ("OutOfMemoryError", "AcceleratorError") or "can't allocate memory" in str(error))
+        and (type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error))
     )

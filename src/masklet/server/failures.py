@@ -3,17 +3,24 @@
 The sentence holds no path of this machine, whatever the error it was made of said.
 """
 
+import re
 from collections.abc import Mapping
 
 from masklet.errors import BadPrompt, BadVideo, BadWeights, NoSpace, Problem
 from masklet.jobs import ErrorCode
 
-_CODES: Mapping[type[Problem], ErrorCode] = {
-    BadPrompt: "E_BAD_PROMPT",
-    BadVideo: "E_UNSUPPORTED_MEDIA",
-    BadWeights: "E_MODEL_SETUP",
-    NoSpace: "E_DISK_FULL",
+_CODES: Mapping[type[Problem], ErrorCode] = {BadPrompt: "E_BAD_PROMPT", BadVideo: "E_UNSUPPORTED_MEDIA"}
+"""Failures of what was sent: their owner hears the words of the error."""
+_OWN: Mapping[type[Exception], tuple[ErrorCode, str]] = {
+    BadWeights: ("E_MODEL_SETUP", "The server could not load the model: its log says why."),
+    NoSpace: ("E_DISK_FULL", "The server's disk is full: try again when there is room."),
+    MemoryError: (
+        "E_OOM",
+        "The server ran out of memory: make the video smaller, follow fewer objects, or ask for a smaller model.",
+    ),
 }
+"""Failures of the server: the log has the words, which may speak of its files."""
+_PATH = re.compile(r"(?<![\w:/.])/(?:[\w.\-]+/)+[\w.\-]*")
 
 
 class JobFailure(Problem):
@@ -29,16 +36,14 @@ def failure_of(error: Exception, names: Mapping[str, str]) -> JobFailure:
     """Turn any error into what its owner hears; `names` says what each path of this machine is called outside."""
     if isinstance(error, JobFailure):
         return JobFailure(error.code, _plain(str(error), names), worn=error.worn)
-    if isinstance(error, MemoryError):
-        return JobFailure(
-            "E_OOM",
-            "The server ran out of memory: make the video smaller, follow fewer objects, or ask for a smaller model.",
-            worn=True,
-        )
+    for kind, (own, text) in _OWN.items():
+        if isinstance(error, kind):
+            return JobFailure(own, text, worn=kind is MemoryError)
     for kind, code in _CODES.items():
         if isinstance(error, kind):
             return JobFailure(_narrower(code, str(error)), _plain(str(error), names))
-    return JobFailure("E_INTERNAL", "masklet failed inside; the server's log says more under this prediction's id.")
+    text = "masklet failed inside; the server's log says more under this prediction's id."
+    return JobFailure("E_INTERNAL", text, worn=True)
 
 
 def _narrower(code: ErrorCode, text: str) -> ErrorCode:
@@ -49,4 +54,4 @@ def _plain(text: str, names: Mapping[str, str]) -> str:
     """Put outside names for paths, longest first, so that no folder's name is left of a file's."""
     for path in sorted(names, key=len, reverse=True):
         text = text.replace(path, names[path])
-    return text
+    return _PATH.sub("a file", text)
