@@ -357,7 +357,7 @@ REFUSED = [
     (("[1,1]", "1", "0", "\ud800"), r"click_object_ids[0] = '\ud800' holds '\ud800', which cannot be shown"),
     (
         ("[1,1]", "1", "0", "x" * (LONGEST_NAME + 1)),
-        f"click_object_ids[0] = '{'x' * 37}...' has 101 characters: the limit is 100",
+        f"click_object_ids[0] = '{'x' * 37}...' has 65 characters: the limit is 64",
     ),
 ]
 
@@ -412,7 +412,7 @@ def say(frame=0, **said):
         (say(mask=np.ones((96, 128), np.uint8)), "the mask is uint8 of shape (96, 128), but must be bool"),
         (say(name="", clicks=(Click(1, 1),)), "object name is empty: name every object"),
         (say(name="a\nb", clicks=(Click(1, 1),)), r"object name = 'a\nb' holds '\n', which cannot be shown"),
-        (say(name="x" * 101, clicks=(Click(1, 1),)), "has 101 characters: the limit is 100"),
+        (say(name="x" * (LONGEST_NAME + 1), clicks=(Click(1, 1),)), "has 65 characters: the limit is 64"),
     ],
 )
 def test_a_prompt_that_does_not_fit_the_video_is_refused(prompt, message):

@@ -4,7 +4,7 @@
 """
 
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -21,7 +21,7 @@ MOST_CHARACTERS = 100_000
 MOST_POINTS = 10_000
 LONGEST_NUMBER = 32
 """Characters of one number; more digits say nothing about a pixel and cost time to read."""
-LONGEST_NAME = 100
+LONGEST_NAME = 64
 """Characters of an object's name, which the manifest repeats on every frame."""
 
 _TURNING = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
@@ -240,24 +240,25 @@ def _points(text: str) -> list[tuple[float, float]]:
     if not plain:
         raise BadPrompt("click_coordinates is empty: give at least one point, such as [320,180]")
     outer = int(plain.startswith("[[") and plain.endswith("]]"))
+    pairs = _between_brackets(plain, outer, len(plain) - outer)
+    if len(pairs) > MOST_POINTS:
+        raise BadPrompt(f"click_coordinates has {len(pairs)} points: the limit is {MOST_POINTS}")
     points = []
-    for i, inner in enumerate(_brackets(plain, outer, len(plain) - outer)):
-        if i == MOST_POINTS:
-            raise BadPrompt(f"click_coordinates has {plain.count('],[') + 1} points: the limit is {MOST_POINTS}")
-        parts = inner.split(",") if inner else []
+    for i, pair in enumerate(pairs):
+        where, parts = f"click_coordinates[{i}]", pair.split(",") if pair else []
         if len(parts) != 2:
-            found = _short(f"[{inner}]")
-            raise BadPrompt(f"click_coordinates[{i}] = {found!r} has {_count(len(parts), 'number')}: give 2, as [x,y]")
-        x, y = (_number(f"click_coordinates[{i}]", part) for part in parts)
-        points.append((x, y))
+            found = _short(f"[{pair}]")
+            raise BadPrompt(f"{where} = {found!r} has {_count(len(parts), 'number')}: give 2, as [x,y]")
+        points.append((_number(where, parts[0]), _number(where, parts[1])))
     return points
 
 
-def _brackets(plain: str, at: int, end: int) -> Iterator[str]:
-    """Yield what is inside each pair of brackets, from one place to another."""
-    while True:
-        if not plain.startswith("[", at, end):
-            _misplaced(plain, at, end, "'['")
+def _between_brackets(plain: str, at: int, end: int) -> list[str]:
+    """Return what is inside each pair of brackets, from one place to another."""
+    pairs = plain[at + 1 : end - 1].split("],[")
+    if plain[at] == "[" and plain[end - 1] == "]" and not any("[" in pair or "]" in pair for pair in pairs):
+        return pairs
+    while plain.startswith("[", at, end):
         close = plain.find("]", at, end)
         if close < 0:
             raise BadPrompt(
@@ -266,13 +267,10 @@ def _brackets(plain: str, at: int, end: int) -> Iterator[str]:
             )
         if (again := plain.find("[", at + 1, close)) >= 0:
             _misplaced(plain, again, end, "a number or ']'")
-        yield plain[at + 1 : close]
-        at = close + 1
-        if at == end:
-            return
-        if plain[at] != ",":
-            _misplaced(plain, at, end, "',' or the end")
-        at += 1
+        if plain[close + 1 : close + 2] != ",":
+            _misplaced(plain, close + 1, end, "',' or the end")
+        at = close + 2
+    _misplaced(plain, at, end, "'['")
 
 
 def _misplaced(plain: str, at: int, end: int, expected: str) -> NoReturn:
