@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-QUERY_BLOCK = 512
-KEY_BLOCK = 2048
+from masklet.model.layers import Linear, product
+
+QUERY_BLOCK = KEY_BLOCK = 1024
 
 
 class Attention(nn.Module):
@@ -15,10 +16,10 @@ class Attention(nn.Module):
         super().__init__()
         inner, key_width = inner or width, key_width or width
         self.heads = heads
-        self.q_proj = nn.Linear(width, inner)
-        self.k_proj = nn.Linear(key_width, inner)
-        self.v_proj = nn.Linear(key_width, inner)
-        self.out_proj = nn.Linear(inner, width)
+        self.q_proj = Linear(width, inner)
+        self.k_proj = Linear(key_width, inner)
+        self.v_proj = Linear(key_width, inner)
+        self.out_proj = Linear(inner, width)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend: `[b, n, c]` queries to `[b, m, c]` keys and values."""
@@ -32,26 +33,35 @@ class Attention(nn.Module):
         return out
 
 
-def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Single-head softmax attention of `[n, c]` queries to `[m, c]` keys with values of another width `[m, d]`.
+def attend_one_head(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention of `[n, c]` queries to `[m, c]` keys with values of any width `[m, d]`, by the quickest way."""
+    if torch.is_grad_enabled():  # sums in place have no gradient
+        return functional.softmax(product(q, k) * (q.shape[-1] ** -0.5), dim=-1) @ v
+    if q.device.type != "cpu":
+        return functional.scaled_dot_product_attention(q[None, None], k[None, None], v[None, None])[0, 0]
+    return attend_in_blocks(q, k, v)
 
-    The same sums as one large softmax, taken block by block so that they stay in the processor's cache (Milakov and
+
+def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same, for processors.
+
+    The sums of one large softmax, taken block by block so that they stay in the processor's cache (Milakov and
     Gimelshein 2018, arXiv 1805.02867). Values narrower than keys are the point: PyTorch's fused kernel pads them.
     """
-    if torch.is_grad_enabled():  # sums in place have no gradient
-        return functional.softmax(q @ k.T * (q.shape[-1] ** -0.5), dim=-1) @ v
     q = q * (q.shape[-1] ** -0.5)
     v = torch.cat((v, v.new_ones(len(v), 1)), dim=1)  # the column of ones sums the weights in the same product
     out = q.new_empty(len(q), v.shape[1] - 1)
-    blocks = list(zip(k.split(KEY_BLOCK), v.split(KEY_BLOCK), strict=True))
+    blocks = [
+        (keys, values.T.contiguous()) for keys, values in zip(k.split(KEY_BLOCK), v.split(KEY_BLOCK), strict=True)
+    ]
     for start in range(0, len(q), QUERY_BLOCK):
         rows = q[start : start + QUERY_BLOCK]
         top = rows.new_full((len(rows), 1), float("-inf"))
         total = rows.new_zeros(len(rows), v.shape[1])
         for keys, values in blocks:
-            scores = rows @ keys.T
+            scores = product(rows, keys)
             new_top = torch.maximum(top, scores.amax(dim=1, keepdim=True))
-            total.mul_((top - new_top).exp_()).addmm_(scores.sub_(new_top).exp_(), values)
+            total.mul_((top - new_top).exp_()).add_(product(scores.sub_(new_top).exp_(), values))
             top = new_top
         torch.div(total[:, :-1], total[:, -1:], out=out[start : start + QUERY_BLOCK])
     return out

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from masklet.model.config import HieraConfig
-from masklet.model.layers import MLP
+from masklet.model.layers import MLP, Linear
 
 
 def split_windows(x: Tensor, side: int) -> Tensor:
@@ -36,8 +36,8 @@ class MultiScaleAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.pools = pools
-        self.qkv = nn.Linear(width_in, 3 * width_out)
-        self.proj = nn.Linear(width_out, width_out)
+        self.qkv = Linear(width_in, 3 * width_out)
+        self.proj = Linear(width_out, width_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend within each `[h, w]` of `[b, h, w, c]`."""
@@ -63,7 +63,7 @@ class MultiScaleBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width_out, eps=1e-6)
         self.mlp = MLP((width_out, 4 * width_out, width_out), functional.gelu)
         if self.pools:
-            self.proj = nn.Linear(width_in, width_out)
+            self.proj = Linear(width_in, width_out)
 
     def forward(self, x: Tensor) -> Tensor:
         normed = self.norm1(x)

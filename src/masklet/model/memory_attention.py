@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from masklet.model.attention import Attention, attend_in_blocks
+from masklet.model.attention import Attention, attend_one_head
+from masklet.model.layers import Linear
 from masklet.model.position import rotary_map, rotate, sine_map
 
 WIDTH = 256
@@ -32,7 +33,10 @@ class RotaryAttention(Attention):
 
     def look_around(self, x: Tensor, rotary: Tensor) -> Tensor:
         """Self-attention over `[b, n, 256]`."""
-        return self.attend(rotate(self.q_proj(x), rotary), rotate(self.k_proj(x), rotary), self.v_proj(x))
+        queries, keys = rotate(self.q_proj(x), rotary), rotate(self.k_proj(x), rotary)
+        looked = [attend_one_head(q, k, v) for q, k, v in zip(queries, keys, self.v_proj(x), strict=True)]
+        out: Tensor = self.out_proj(torch.stack(looked))
+        return out
 
     def look_back(self, x: Tensor, memories: Sequence[Tokens], rotary: Tensor) -> Tensor:
         """Attention of each `[n, 256]` of a batch to its own object's memory.
@@ -42,7 +46,7 @@ class RotaryAttention(Attention):
         """
         queries = rotate(self.q_proj(x), rotary)
         looked = torch.stack(
-            [attend_in_blocks(q, self._keys(m, rotary), m.values) for q, m in zip(queries, memories, strict=True)]
+            [attend_one_head(q, self._keys(m, rotary), m.values) for q, m in zip(queries, memories, strict=True)]
         )
         out: Tensor = self.out_proj(self.v_proj(looked))
         return out
@@ -61,8 +65,8 @@ class MemoryAttentionLayer(nn.Module):
         super().__init__()
         self.self_attn = RotaryAttention(WIDTH)
         self.cross_attn_image = RotaryAttention(WIDTH, key_width=MEMORY_WIDTH, inner=WIDTH)
-        self.linear1 = nn.Linear(WIDTH, FEED_FORWARD)
-        self.linear2 = nn.Linear(FEED_FORWARD, WIDTH)
+        self.linear1 = Linear(WIDTH, FEED_FORWARD)
+        self.linear2 = Linear(FEED_FORWARD, WIDTH)
         self.norm1 = nn.LayerNorm(WIDTH)
         self.norm2 = nn.LayerNorm(WIDTH)
         self.norm3 = nn.LayerNorm(WIDTH)

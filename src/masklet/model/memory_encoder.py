@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from masklet.model.layers import LayerNorm2d
+from masklet.model.layers import LayerNorm2d, Linear
 
 WIDTH = 256
 MEMORY_WIDTH = 64
@@ -34,8 +34,8 @@ class ConvNextBlock(nn.Module):
         super().__init__()
         self.dwconv = nn.Conv2d(WIDTH, WIDTH, kernel_size=7, padding=3, groups=WIDTH)
         self.norm = LayerNorm2d(WIDTH)
-        self.pwconv1 = nn.Linear(WIDTH, 4 * WIDTH)
-        self.pwconv2 = nn.Linear(4 * WIDTH, WIDTH)
+        self.pwconv1 = Linear(WIDTH, 4 * WIDTH)
+        self.pwconv2 = Linear(4 * WIDTH, WIDTH)
         self.gamma = nn.Parameter(torch.full((WIDTH,), 1e-6))
 
     def forward(self, x: Tensor) -> Tensor:

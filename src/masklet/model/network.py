@@ -86,7 +86,7 @@ class Decoded:
 
 
 class ImageEncoder(nn.Module):
-    """Trunk and neck."""
+    """Trunk and neck, under the name that checkpoints give them."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -96,10 +96,6 @@ class ImageEncoder(nn.Module):
             self.trunk, self.neck = Hiera(config.trunk), FpnNeck(config.trunk)
         else:
             self.trunk, self.neck = TinyViT(config.trunk), PlainNeck()
-
-    def forward(self, pixels: Tensor) -> list[Tensor]:
-        maps = self.neck(self.trunk(pixels))
-        return [maps] if isinstance(maps, Tensor) else maps
 
 
 class Network(nn.Module):
@@ -138,11 +134,11 @@ class Network(nn.Module):
 
     def see(self, pixels: Tensor) -> Features:
         """Encode one normalised picture `[1, 3, h, w]`; sides are multiples of 32 (nano: 16)."""
-        maps = self.image_encoder(pixels.to(self.dtype))
-        if len(maps) == 1:
-            return Features(maps[0], None)
-        decoder = self.sam_mask_decoder
-        return Features(maps[2], (decoder.conv_s0(maps[0]), decoder.conv_s1(maps[1])))
+        neck, decoder = self.image_encoder.neck, self.sam_mask_decoder
+        maps = self.image_encoder.trunk(pixels.to(self.dtype))
+        if isinstance(neck, FpnNeck):
+            return Features(*neck(maps, (decoder.conv_s0, decoder.conv_s1)))
+        return Features(neck(maps), None)
 
     def recall(self, features: Features, recollections: Sequence[Recollection]) -> Tensor:
         """Condition a picture on what each object remembers, `[b, 256, h, w]`.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from masklet.model.config import TinyViTConfig
-from masklet.model.layers import LayerNorm2d
+from masklet.model.layers import LayerNorm2d, Linear
 
 WIDTH = 256
 
@@ -56,8 +56,8 @@ class WindowAttention(nn.Module):
         self.heads = heads
         self.window = window
         self.norm = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
         self.attention_biases = nn.Parameter(torch.zeros(heads, window * window))
         at = torch.arange(window)
         apart = (at[:, None] - at).abs()  # [window, window]
@@ -91,8 +91,8 @@ class FeedForward(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width, 4 * width)
-        self.fc2 = nn.Linear(4 * width, width)
+        self.fc1 = Linear(width, 4 * width)
+        self.fc2 = Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc2(functional.gelu(self.fc1(self.norm(x))))
