@@ -100,6 +100,16 @@ class Limits:
         return min(1.0, max(shares))
 
 
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What a step learns from."""
+
+    side_px: int
+    """The network's input size."""
+    clips: list[tuple[Clip, np.random.Generator]]
+    """Each with the generator that decides on its prompts."""
+
+
 @dataclass(eq=False)
 class Run:
     """A training in a folder."""
@@ -135,35 +145,34 @@ class Run:
     def done(self) -> bool:
         return self.limits.share(self.step, self.seconds) >= 1
 
-    def draw(self, step: int) -> list[tuple[Clip, np.random.Generator]]:
-        """Draw a step's clips, each with the generator that decides on its prompts."""
+    def draw(self, step: int) -> Drawn:
+        """Draw what a step learns from."""
         rng = np.random.default_rng((self.seed, step))
         side = int(rng.choice(self.recipe.long_sides_px or (self.network.config.image_px,)))
-        drawn = []
+        clips = []
         for own in rng.spawn(self.recipe.clips):
             picture = own.random() < self.recipe.picture_share
             size_hw = _size_hw(side, float(own.choice(ASPECTS)))
             clip = self.source.clip(own, frames=1 if picture else self.recipe.frames, size_hw=size_hw)
             most = self.recipe.objects * (3 if picture else 1)
-            drawn.append((clip.only(_some(own, clip, most)), own))
-        return drawn
+            clips.append((clip.only(_some(own, clip, most)), own))
+        return Drawn(side, clips)
 
-    def learn(self, drawn: list[tuple[Clip, np.random.Generator]]) -> dict[str, Any]:
+    def learn(self, drawn: Drawn) -> dict[str, Any]:
         """Take one step, and return its line of the log."""
         began = time.perf_counter()
         rate = self._set_rate()
         self.optimiser.zero_grad(set_to_none=True)
-        side = max(drawn[0][0].frames.shape[1:3])
-        self.network.take_pictures_of(side)
+        self.network.take_pictures_of(drawn.side_px)
         unrolled, losses = [], []
         kind = self.network.device.type
-        for clip, rng in drawn:
+        for clip, rng in drawn.clips:
             start = int(rng.integers(MOST_START + 1)) if self.network.config.remembers else 0
             with torch.autocast(kind, torch.bfloat16, enabled=self.narrow):
                 result = unroll(self.network, clip, Person(clip, rng), start=start)
             unrolled.append(result)
             losses.append(mean([step.verdict for step in result.steps]))
-            (losses[-1].total / len(drawn)).backward()
+            (losses[-1].total / len(drawn.clips)).backward()
         trained = [p for group in self.optimiser.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(trained, MOST_GRADIENT)
         if not bool(norm.isfinite()):
@@ -174,7 +183,7 @@ class Run:
         seconds = time.perf_counter() - began
         self.seconds += seconds
         line = {"step": self.step, **_summary(losses), **_overlaps(unrolled)}
-        sizes = {"side_px": side, "frames": len(drawn[0][0].frames), "objects": drawn[0][0].masks.shape[1]}
+        sizes = {"side_px": drawn.side_px, "objects": sum(clip.masks.shape[1] for clip, _ in drawn.clips)}
         return line | {"gradient": round(float(norm), 3), "rate": rate, "seconds": round(seconds, 2)} | sizes
 
     def save(self) -> None:
@@ -250,9 +259,9 @@ def prepare(
 @torch.no_grad()
 def _doubt(network: Network) -> None:
     """Let an occlusion score that was never trained be less certain: from the one it was made with, the way is long."""
-    last = network.sam_mask_decoder.pred_obj_score_head.layers[-1]
-    if not bool(last.weight.any()):
-        last.bias.fill_(DOUBT)
+    head = "sam_mask_decoder.pred_obj_score_head.layers.2"
+    if not bool(network.get_parameter(f"{head}.weight").any()):
+        network.get_parameter(f"{head}.bias").fill_(DOUBT)
 
 
 def open_sources(folders: Sequence[str | Path]) -> Source:

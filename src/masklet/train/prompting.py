@@ -49,7 +49,8 @@ class Person:
         # On a single picture, a mask for a prompt leaves nothing to answer.
         odds = np.array([odds if frames > 1 or kind != "mask" else 0.0 for kind, odds in KINDS.items()])
         names = list(KINDS)
-        self.kinds = [names[i] for i in self.rng.choice(len(names), size=count, p=odds / odds.sum())]
+        drawn = np.asarray(self.rng.choice(len(names), size=count, p=odds / odds.sum()))
+        self.kinds = [names[i] for i in drawn]
         corrected = int(self.rng.integers(MOST_CORRECTED + 1))
         once = [int(i) for i in self.rng.permutation(frames)[:corrected]]
         self.rounds = Counter(once if frames > 1 else [0] * corrected)
@@ -81,9 +82,8 @@ class Person:
             return None
         total = np.count_nonzero(missing) + np.count_nonzero(wrong)
         positive = bool(self.rng.random() < np.count_nonzero(missing) / total)
-        click = self._click(missing if positive else wrong, positive=positive)
-        y_scale, x_scale = (a / b for a, b in zip(self.clip.frames.shape[1:3], found.shape, strict=True))
-        click = replace(click, x=(click.x + 0.5) * x_scale - 0.5, y=(click.y + 0.5) * y_scale - 0.5)
+        cell = self._click(missing if positive else wrong, positive=positive)
+        click = self._pixel(cell, found.shape, self.clip.masks[frame, row] == positive)
         said = replace(said, clicks=(*said.clicks, click))
         self._said[frame, row] = said
         return said
@@ -98,6 +98,17 @@ class Person:
         ys, xs = np.nonzero(mask)
         i = self.rng.integers(len(ys))
         return Click(float(xs[i]), float(ys[i]), positive)
+
+    def _pixel(self, cell: Click, shape: tuple[int, ...], meant: NDArray[np.bool_]) -> Click:
+        """Choose one of the meant pixels in a cell of a smaller picture; rounding may leave none, then its middle."""
+        y_scale, x_scale = meant.shape[0] / shape[0], meant.shape[1] / shape[1]
+        top, left = round(cell.y * y_scale), round(cell.x * x_scale)
+        bottom, right = round((cell.y + 1) * y_scale), round((cell.x + 1) * x_scale)
+        ys, xs = np.nonzero(meant[top:bottom, left:right])
+        if not len(ys):
+            return replace(cell, x=(left + right - 1) / 2, y=(top + bottom - 1) / 2)
+        i = self.rng.integers(len(ys))
+        return replace(cell, x=float(left + xs[i]), y=float(top + ys[i]))
 
     def _box(self, mask: NDArray[np.bool_]) -> Box:
         box = box_of(mask)
