@@ -202,6 +202,8 @@ draft.write(b"x" * 900)
 try:
     draft.write(b"y" * 900)  # 100 bytes of it fit, and are taken back
 except NoSpace:
+    [part] = path.parent.iterdir()
+    assert part.stat().st_size == 900, "what fitted is taken back, to make room"
     draft.write(b"z" * 50)
     draft.publish()
 """,

@@ -181,6 +181,10 @@ def postscript(path):
     grey(blob()).save(path, "EPS")
 
 
+def rare(path):
+    grey(blob()).save(path, "TGA")
+
+
 def other_size(path):
     Image.new("L", (31, 24)).save(path)
 
@@ -204,6 +208,7 @@ def bomb(path, side_px=100_000):
         (text, "): give a PNG of the video's size"),
         (cut_short, "cannot be read"),
         (postscript, "cannot be read"),  # Pillow would start another program for it
+        (rare, "cannot be read"),  # Pillow could, and few look at how
         (bomb, "cannot be read"),
         (lambda path: bomb(path, 10_000), "cannot be read"),
         (other_size, "is 31x24, but the video is 32x24: give a mask of the video's size"),
