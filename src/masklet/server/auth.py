@@ -118,9 +118,10 @@ class Gate:
 class Guard:
     """ASGI middleware: `Gate` before anything else hears of a request; the owner goes into `scope['state']`."""
 
-    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+    def __init__(self, app: ASGIApp, gate: Gate, *, metrics_open: bool = False) -> None:
         self._app = app
         self._gate = gate
+        self._open = (*OPEN, "/metrics") if metrics_open else OPEN
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
@@ -131,7 +132,7 @@ class Guard:
         try:
             self._gate.check_browser(scope["method"], headers)
             owner = self._gate.owner(headers.get("authorization"))
-            if owner is None and not _is_open(scope["method"], scope["path"], scope["query_string"]):
+            if owner is None and not self._is_open(scope["method"], scope["path"], scope["query_string"]):
                 raise unauthenticated()
         except Refusal as refusal:
             await refusal.response()(scope, receive, send)
@@ -139,11 +140,10 @@ class Guard:
         scope.setdefault("state", {})["owner"] = owner
         await self._app(scope, receive, send)
 
-
-def _is_open(method: str, path: str, query: bytes) -> bool:
-    if method not in ("GET", "HEAD"):
-        return False
-    return path in OPEN or (path.startswith(SIGNED) and b"signature=" in query)
+    def _is_open(self, method: str, path: str, query: bytes) -> bool:
+        if method not in ("GET", "HEAD"):
+            return False
+        return path in self._open or (path.startswith(SIGNED) and b"signature=" in query)
 
 
 def _digest(secret: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """The `input` of a prediction: checked against the model's options before anything is stored.
 
-Names that no model knows are dropped, as Cog drops them, and said in the log: what a broken client sends by mistake may
-be its own token, so it is neither stored nor repeated.
+A name that looks like a mistyped one is refused. Any other that no model knows is left out, as Cog does: what a broken
+client sends by mistake may be its own token, so it is neither stored nor repeated.
 """
 
 import difflib
@@ -16,8 +16,8 @@ from masklet.server.catalog import Served, inputs
 from masklet.server.problems import InvalidField
 
 MOST_BOXES = 1_000
-LONGEST_NAME = 64
-"""Characters of an unknown input's name that the log repeats."""
+LIKE = 0.8
+"""How like a known name an unknown one must be to be a slip (difflib's ratio)."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,6 @@ class Checked:
 
     given: dict[str, Any]
     """The known inputs as they were sent."""
-    notes: tuple[str, ...]
-    """What the caller should know, for the log."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +46,10 @@ def check_inputs(model: Served, sent: Mapping[str, Any]) -> Checked | list[Wrong
     for name, value in given.items():
         if (problem := _check(known[name], value)) is not None:
             wrong.append(problem)
+    wrong += _mistyped([name for name in sent if name not in known], list(known))
     if not wrong and (said := _check_prompts(given)) is not None:
         wrong.append(said)
-    return wrong or Checked(given, _dropped([name for name in sent if name not in known], list(known)))
+    return wrong or Checked(given)
 
 
 def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,13 +124,14 @@ _CLICK_DEFAULTS = {
 }
 
 
-def _dropped(unknown: list[str], known: list[str]) -> tuple[str, ...]:
-    notes = []
-    for name in unknown[:20]:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        notes.append(f"input {name[:LONGEST_NAME]!r} is not known and was left out{hint}")
-    return tuple(notes)
+def _mistyped(unknown: list[str], known: list[str]) -> list[Wrong]:
+    wrong = []
+    for name in unknown:
+        near = difflib.get_close_matches(name[:100], known, n=1, cutoff=LIKE)
+        if near:
+            message = f"{name[:100]!r} is not known; did you mean {near[0]}?"
+            wrong.append(Wrong(near[0], "additional_property_not_allowed", message))
+    return wrong
 
 
 def _named(option: Option) -> str:

@@ -175,7 +175,7 @@ class Addresses:
     base: str
     """Such as `https://masks.example`."""
     sign: Callable[[str, str], str]
-    """Gives a path and an owner's name the query that stands for a token."""
+    """Gives what is addressed and its owner the query that stands for a token."""
 
     def prediction(self, prediction: Prediction) -> dict[str, str]:
         """Return a prediction's `urls`; none may be null, the Python client 1.0.7 wants texts."""
@@ -183,7 +183,7 @@ class Addresses:
         urls = {
             "get": own,
             "cancel": f"{own}/cancel",
-            "stream": self._signed(f"/v1/files/{prediction.id}/stream", prediction.owner),
+            "stream": self._signed("/v1/files/", f"{prediction.id}/stream", prediction.owner),
             "web": f"{self.base}/?prediction={prediction.id}",
         }
         if prediction.manifest is not None:
@@ -192,15 +192,15 @@ class Addresses:
 
     def output(self, prediction: Prediction, output: Output) -> str:
         """Return the address of a result, good without a header."""
-        return self._signed(f"/v1/outputs/{prediction.id}/{output.name}", prediction.owner)
+        return self._signed("/v1/outputs/", f"{prediction.id}/{output.name}", prediction.owner)
 
     def file(self, file: StoredFile) -> dict[str, str]:
         """Return an upload's `urls`."""
-        own = f"/v1/files/{file.id}"
-        return {"get": f"{self.base}{own}", "download": self._signed(f"{own}/download", file.owner)}
+        own = f"{self.base}/v1/files/{file.id}"
+        return {"get": own, "download": f"{own}/download?{self.sign(file.id, file.owner)}"}
 
-    def _signed(self, path: str, owner: str) -> str:
-        return f"{self.base}{path}?{self.sign(path, owner)}"
+    def _signed(self, folder: str, what: str, owner: str) -> str:
+        return f"{self.base}{folder}{what}?{self.sign(what, owner)}"
 
 
 def describe(prediction: Prediction, addresses: Addresses, outputs: Sequence[str] | None = None) -> dict[str, Any]:

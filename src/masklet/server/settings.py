@@ -84,9 +84,9 @@ class Settings(BaseSettings):
             lines += [line for line in self.token_file.read_text().splitlines() if line.strip()]
         tokens = read_tokens(lines)
         check_exposure(self.host, tokens)
-        return Gate(tokens, self._names(), tuple(self.allow_origin))
+        return Gate(tokens, self.names(), tuple(self.allow_origin))
 
-    def _names(self) -> tuple[str, ...] | None:
+    def names(self) -> tuple[str, ...] | None:
         own = [*self.allow_host]
         if self.public_url:
             own.append(_host_of(self.public_url))

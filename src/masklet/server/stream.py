@@ -117,10 +117,9 @@ async def stream(
     yield f"retry: {RETRY_MS}\n\n"
     while not news.over:
         prediction, events = await run_in_threadpool(read, after)
-        for event in events:
-            after = event.seq
-            for text in _as_sse(event, url):
-                yield text
+        for text in await run_in_threadpool(_all_as_sse, events, url):
+            yield text
+        after = events[-1].seq if events else after
         if prediction is None or any(event.kind == "completed" for event in events):
             return
         if prediction.ended and not events:
@@ -129,6 +128,10 @@ async def stream(
             return
         if not events and not await news.wait(KEEP_ALIVE_S):
             yield ": still at work\n\n"
+
+
+def _all_as_sse(events: Iterable[Event], url: Callable[[str], str]) -> list[str]:
+    return [text for event in events for text in _as_sse(event, url)]
 
 
 def _as_sse(event: Event, url: Callable[[str], str]) -> list[str]:

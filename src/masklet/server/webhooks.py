@@ -4,10 +4,15 @@ Keys are derived from one secret of the server, so nothing about an owner needs 
 """
 
 import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from standardwebhooks import Webhook
 
+from masklet.jobs import Delivery
 from masklet.server.signing import derive
 
 
@@ -24,3 +29,19 @@ def sign(key: str, delivery: str, sent_at_s: float, body: str) -> dict[str, str]
         "webhook-timestamp": str(int(sent_at_s)),
         "webhook-signature": Webhook(key).sign(delivery, datetime.fromtimestamp(int(sent_at_s), UTC), body),
     }
+
+
+@dataclass(frozen=True)
+class Message:
+    """What is sent for a delivery."""
+
+    url: str
+    headers: dict[str, str]
+    body: bytes
+
+
+def compose(delivery: Delivery, about: Mapping[str, Any], key: str, now_s: float) -> Message:
+    """Write and sign one delivery; `about` is the prediction as its owner knows it, as it was then."""
+    # Signed is what is sent, to the byte, so it is written once.
+    body = json.dumps(about, ensure_ascii=True, allow_nan=False)
+    return Message(delivery.url, sign(key, delivery.id, now_s, body), body.encode("ascii"))
