@@ -141,7 +141,7 @@ class Database:
 def _check_pages(db: sqlite3.Connection, path: Path) -> None:
     found = [row[0] for row in db.execute("PRAGMA quick_check(3)")]
     if found != ["ok"]:
-        raise _damaged(path, "; ".join(str(line) for line in found))
+        raise _damaged(path, "; ".join(line for text in found for line in str(text).splitlines()[:3]))
 
 
 @contextmanager

@@ -136,21 +136,21 @@ def _first(db: sqlite3.Connection) -> None:
 MIGRATIONS: Sequence[Migration] = (_first,)
 
 
-def migrate(db: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+def migrate(db: sqlite3.Connection) -> None:
     """Bring a database up to date, each step whole or not at all; raises `StoreRefused` for one from the future."""
     version = schema_version(db)
-    if version > len(migrations):
+    if version > len(MIGRATIONS):
         raise StoreRefused(
-            f"the database has schema version {version}, but this masklet knows versions up to {len(migrations)}: "
+            f"the database has schema version {version}, but this masklet knows versions up to {len(MIGRATIONS)}: "
             "start the newer masklet that wrote it, or restore the backup made before that upgrade"
         )
-    while version < len(migrations):
+    while version < len(MIGRATIONS):
         db.execute("BEGIN IMMEDIATE")
         try:
             # Another process may have migrated while this one waited for the lock.
             version = schema_version(db)
-            if version < len(migrations):
-                migrations[version](db)
+            if version < len(MIGRATIONS):
+                MIGRATIONS[version](db)
                 version += 1
                 db.execute(f"PRAGMA user_version = {version}")
             db.execute("COMMIT")

@@ -102,6 +102,7 @@ class Place:
         """If the process has ended, say how, and plan the next one; None: it runs, or there is none."""
         if self._process is None or (code := self._process.poll()) is None:
             return None
+        self.kill()  # whatever it had started
         self._hear_out()
         failed = self.report.state in ("loading", "failed") and not self.ended_on_purpose
         reason = self.report.reason or _how(code)

@@ -7,7 +7,7 @@ its time is ended; what is past its date is removed; webhooks go out. One thread
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from threading import Event, Lock, Thread
 
 import structlog
@@ -23,8 +23,8 @@ TICK_S = 0.2
 """A death wakes the watch at once; this is for what nobody announces."""
 LOOK_S = 0.5
 """Between two looks for lost leases and passed deadlines."""
-KILL_AFTER_S = 5.0
-"""A worker that was asked to stop and given its time is ended this much later."""
+STOP_MARGIN_S = 3.0
+"""Of the time for a stop, what ending a worker takes, and again what putting its work back takes."""
 
 log = structlog.get_logger()
 
@@ -44,8 +44,8 @@ class Plan:
     """Longest run of a prediction."""
     cancel_s: float = 2.0
     """A worker that has lost its lease (cancelled, too late) and still works on is ended after so long."""
-    stop_s: float = 20.0
-    """So long a stop waits for predictions that can end in time; the others go back to the queue at once."""
+    stop_s: float = 25.0
+    """Longest stop. Predictions that can end in time are waited for; the others go back to the queue at once."""
     sweep_every_s: float = 60.0
     retention: Retention = field(default_factory=Retention)
     patience: Patience = field(default_factory=Patience)
@@ -77,8 +77,8 @@ class Supervisor:
         reach: Callable[[str], None] = lambda point: None,
     ) -> None:
         self._store, self._plan = store, plan
-        self._wake, self._end, self._stopping = Event(), Event(), False
-        self._hurry = Event()
+        self._wake, self._end = Event(), Event()
+        self._hurry, self._left_behind = Event(), Event()
         self._places = [Place(number, self._duty(), self._wake.set) for number in range(1, plan.workers + 1)]
         self._lost_since: dict[Lease, float] = {}
         self._unsettled: list[tuple[str, str, bool]] = []
@@ -98,16 +98,15 @@ class Supervisor:
             weights=plan.weights,
             device=plan.device,
             dtype=plan.dtype,
-            stop_s=plan.stop_s,
+            stop_s=max(0.0, plan.stop_s - 2 * STOP_MARGIN_S),
             patience=plan.patience,
             stub_load_s=plan.stub_load_s,
         )
 
     def start(self) -> None:
-        """Put back what an earlier start left claimed, remove what it left behind, and begin."""
+        """Put back what an earlier start left claimed, and begin."""
         for lost in self._store.queue.requeue_lost():
             log.info("requeued after a restart", prediction=lost.prediction, failed=lost.failed)
-        self._store.sweep(replace(self._plan.retention, unfinished_s=0.0))
         self._watcher.start()
         self._sweeper.start()
         if self._postman is not None:
@@ -120,6 +119,7 @@ class Supervisor:
                 log.info("stopping")
             self._end.set()
         self._wake.set()
+        self._left_behind.set()
         if self._postman is not None:
             self._postman.stop()
         for thread in (self._watcher, self._sweeper):
@@ -131,6 +131,7 @@ class Supervisor:
         self._hurry.set()
         self._end.set()
         self._wake.set()
+        self._left_behind.set()
 
     @property
     def ready(self) -> bool:
@@ -190,6 +191,7 @@ class Supervisor:
             if not place.ended_on_purpose:
                 log.warning("worker gone", worker=name, how=how, reason=place.report.reason)
             self._unsettled.append((name, how, place.ended_on_purpose))
+            self._left_behind.set()
 
     def _settle_rest(self) -> None:
         """Put back what dead workers had; kept until the store takes it."""
@@ -232,22 +234,34 @@ class Supervisor:
         """Ask, wait, end; then put back whatever is left."""
         for place in self._places:
             place.ask_to_stop()
-        deadline = time.monotonic() + self._plan.stop_s + KILL_AFTER_S
+        begun = time.monotonic()
+        deadline = begun + max(0.0, self._plan.stop_s - STOP_MARGIN_S)
         for place in self._places:
             while not place.wait(0.05) and time.monotonic() < deadline and not self._hurry.is_set():
                 pass
             place.kill()
             place.wait(5.0)
             self._settle(place)
-        for _ in range(20):
-            self._guarded(self._settle_rest)
-            if not self._unsettled:
-                break
+        self._guarded(self._settle_rest)
+        while self._unsettled and time.monotonic() < begun + self._plan.stop_s:
             time.sleep(0.1)
+            self._guarded(self._settle_rest)
 
     def _sweep(self) -> None:
-        while not self._end.wait(self._plan.sweep_every_s):
-            self._guarded(lambda: log.debug("swept", **vars(self._store.sweep(self._plan.retention))))
+        """Sweep at the start, now and then, and soon after a worker died, which leaves files behind."""
+        # Temporary files from before the start are nobody's, however young.
+        began = time.time()
+        self._guarded(
+            lambda: self._sweep_once(replace(self._plan.retention, unfinished_s=max(0.0, time.time() - began)))
+        )
+        while not self._end.is_set():
+            self._left_behind.wait(self._plan.sweep_every_s)
+            self._left_behind.clear()
+            if not self._end.wait(TICK_S):  # what it had is put back by then
+                self._guarded(lambda: self._sweep_once(self._plan.retention))
+
+    def _sweep_once(self, retention: Retention) -> None:
+        log.debug("swept", **asdict(self._store.sweep(retention)))
 
 
 def _environment(workers: int) -> dict[str, str]:
