@@ -8,12 +8,23 @@ from functools import cache
 
 import numpy as np
 import pytest
-from clips import FRAMES, HEIGHT, WIDTH, ball, disc, nano, picture
+from clips import FRAMES, HEIGHT, WIDTH, ball, disc, nano, picture, write_folder
 from PIL import Image
 
 from masklet.dataset import sequences
 from masklet.errors import BadVideo, Cancelled, NoSpace
-from masklet.evaluate import MOST_STRIPS, Measured, Report, Score, evaluate, evaluations, exclusive, save, summary
+from masklet.evaluate import (
+    MOST_STRIPS,
+    Measured,
+    Report,
+    Score,
+    click_where_wrong,
+    evaluate,
+    evaluations,
+    exclusive,
+    save,
+    summary,
+)
 from masklet.masks import FrameMasks
 from masklet.session import Session
 from masklet.sheet import PICTURE_PX, TITLE_PX
@@ -85,7 +96,7 @@ def sa_v(root):
     for frame in range(0, 16, 2):
         masks = {"000": disc(frame % FRAMES), "001": ball(frame % FRAMES) if frame >= 4 else EMPTY}
         for name, mask in masks.items():
-            if (name, frame) != ("001", 0):
+            if (name, frame) not in {("001", 0), ("001", 8)}:
                 write_binary(root / f"Annotations_6fps/sav_1/{name}/{frame:05d}.png", mask)
     return root
 
@@ -231,6 +242,16 @@ def test_corrective_clicks_raise_the_score_round_by_round(tmp_path):
     assert score.rounds[-1] == pytest.approx(score.jf)
     assert score.jf > score.rounds[0] + 0.1
     assert "J&F by round: " + ", ".join(f"{100 * jf:.1f}" for jf in score.rounds) in report.table("nano", "click")
+
+
+def test_a_corrective_click_is_negative_where_the_mask_has_too_much(tmp_path):
+    with Session(write_folder(tmp_path / "pictures", frames=1), nano(448)) as session:
+        too_much = session.add_mask("disc", 0, disc(0) | ball(0))["disc"]
+        click_where_wrong(session, "disc", 0, too_much, disc(0))
+        mask = session.preview(0)["disc"]
+        assert (mask[disc(0)].mean() > 0.9, mask[ball(0)].mean() < 0.1) == (True, True)
+        click_where_wrong(session, "disc", 0, mask, mask)  # nothing is wrong any more
+        assert np.array_equal(session.preview(0)["disc"], mask)
 
 
 def test_speed_is_that_of_the_first_round(tmp_path):

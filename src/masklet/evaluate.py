@@ -246,7 +246,7 @@ class _Run:
         else:
             for _ in range(3 if self.prompt == "3-clicks" else 1):
                 mask = session.preview(frame)[name] if name in session.objects else np.zeros_like(truth)
-                _click_where_it_is_wrong(session, name, frame, mask, truth)
+                click_where_wrong(session, name, frame, mask, truth)
 
     def _track(self, session: Session, blank: Fits) -> Fits:
         """Track, and compare each object on each of its annotated frames."""
@@ -278,7 +278,7 @@ class _Run:
             frame = min(known, key=lambda index: known[index].j)
             mask = self._answers(session.preview(frame))[name]
             truth = self._truth(frame).get(name, np.zeros_like(mask))
-            _click_where_it_is_wrong(session, name, frame, mask, truth)
+            click_where_wrong(session, name, frame, mask, truth)
 
     def _scores(self, history: list[Fits]) -> Iterator[Score]:
         for name in history[-1]:
@@ -313,7 +313,7 @@ def exclusive(masks: FrameMasks) -> dict[str, NDArray[np.bool_]]:
     return {name: masks.masks[row] & (owner == row) for row, name in enumerate(masks.objects)}
 
 
-def _click_where_it_is_wrong(
+def click_where_wrong(
     session: Session, name: str, frame: int, mask: NDArray[np.bool_], truth: NDArray[np.bool_]
 ) -> None:
     """Click into the middle of what is missing, or, negative, of what is too much, whichever is larger."""
