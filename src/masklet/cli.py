@@ -20,6 +20,7 @@ import click
 
 from masklet.errors import BadPrompt, BadVideo, BadWeights, Cancelled, NoSpace, Problem
 from masklet.request import Option, Request, options
+from masklet.server.lazily import LazyCommand
 
 if TYPE_CHECKING:
     from masklet.segment import Advance, Made, Note, Segmented
@@ -309,6 +310,10 @@ def doctor(as_json: bool) -> None:
             _print(f"{'ok' if finding.ok else 'PROBLEM':<8}{finding.subject:<16}{finding.detail}")
     if not all(finding.ok for finding in findings):
         sys.exit(1)
+
+
+cli.add_command(LazyCommand("serve", "masklet.server.commands", "Serve the HTTP APIs of Replicate and of Cog."))
+cli.add_command(LazyCommand("jobs", "masklet.server.commands", "Look at the predictions of a server, newest first."))
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -73,6 +73,7 @@ def set_up_logs(*, as_json: bool | None = None, level: int = logging.INFO) -> No
     root.handlers, root.level = [handler], level
     # This server logs requests itself, without the query, which holds signatures.
     logging.getLogger("uvicorn.access").disabled = True
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
 
 
 class Metrics:
