@@ -118,7 +118,8 @@ def follow(
 
 
 def agreement(forward: Masks, backward: Masks) -> tuple[range, tuple[str, ...]]:
-    """Return the frames, following each other, and the objects that agree on all of them: as many masks as can be.
+    """Return the frames, following each other, and the objects that agree on all of them: as many masks as can be,
+    and of as many rather more frames.
 
     Nothing is said of a frame on which an object's masks differ, and SA-V's layout knows only seen and not seen, so
     such a frame ends the window or costs the object. An object that both ways lose does not agree: it may be there.
@@ -132,7 +133,7 @@ def agreement(forward: Masks, backward: Masks) -> tuple[range, tuple[str, ...]]:
         if stop - start < LEAST_FRAMES:
             continue
         good = tuple(name for name, agree in agreeing.items() if all(agree[start:stop]))
-        if len(good) * (stop - start) > len(names) * len(best):
+        if good and (len(good) * (stop - start), stop - start) > (len(names) * len(best), len(best)):
             best, names = range(start, stop), good
     return best, names
 

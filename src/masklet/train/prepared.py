@@ -1,4 +1,4 @@
-"""Prepared data on disk: frames at the student's size, and sequences in SA-V's layout that appear once they are whole."""
+"""Prepared data on disk: frames at the student's size, sequences in SA-V's layout that appear once they are whole."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
