@@ -1,0 +1,42 @@
+"""Servers that tests of the service share: started once, as each costs seconds."""
+
+import pytest
+from server.serving import TOKEN, serving, write_clip
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """Return the film of the square."""
+    return write_clip(tmp_path_factory.mktemp("clip") / "square.mp4")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """Run a server as anybody starts it: no configuration, this machine only."""
+    with serving(tmp_path_factory.mktemp("data")) as server:
+        yield server
+
+
+@pytest.fixture
+def http(served):
+    """Return a client of that server."""
+    with served.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """Run a server with tokens of two owners."""
+    with serving(
+        tmp_path_factory.mktemp("data"), "--token", f"alice:{TOKEN}", "--token", f"bob:{TOKEN[::-1]}"
+    ) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def video(served, clip):
+    """Return the address of the film, uploaded to that server."""
+    with served.client() as client:
+        answer = client.post("/v1/files", files={"content": ("square.mp4", clip.read_bytes(), "video/mp4")})
+        assert answer.status_code == 201, answer.text
+        return answer.json()["urls"]["get"]
