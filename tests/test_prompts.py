@@ -185,6 +185,12 @@ def test_objects_come_in_the_order_of_first_mention_and_frames_ascending():
 
 
 MASK = Prompt("dog", 0, mask=np.ones((96, 128), bool))
+NOWHERE = Prompt("dog", 3, mask=np.zeros((96, 128), bool))
+
+
+def test_an_empty_mask_says_that_a_known_object_is_not_there():
+    said, _ = gather(parse_clicks("[1,1]", "1", "0", "dog").clicks, [NOWHERE])
+    assert [(p.frame, p.mask is None) for p in said] == [(0, True), (3, False)]
 
 
 @pytest.mark.parametrize(
@@ -193,6 +199,7 @@ MASK = Prompt("dog", 0, mask=np.ones((96, 128), bool))
         (("[1,1]", "0", "0", "dog"), (), "no click is positive, so there is no object: give at least one click the"),
         (("[1,1]", "1", "0", "dog"), (MASK,), "object 'dog' has a mask on frame 0 and a click of 'dog' is for it too"),
         (("[1,1]", "0", "0", "sky"), (MASK,), "object 'dog' has a mask on frame 0 and a click of 'sky' is for it too"),
+        (("[1,1]", "1", "0", "cat"), (NOWHERE,), "'dog' has an empty mask on frame 3, and nothing else says where it"),
         (("[1,1]", "1", "0", "cat"), (MASK, MASK), "'dog' has two boxes or masks on frame 0: give one"),
         (
             (",".join(["[1,1]"] * 400), ",".join("1" * 200 + "0" * 200), "0", ",".join(f"o{i}" for i in range(400))),

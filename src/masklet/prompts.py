@@ -138,8 +138,13 @@ def gather(clicks: Sequence[NamedClick], others: Sequence[Prompt] = ()) -> tuple
     object, on their frames.
     """
     order = dict.fromkeys([click.object for click in clicks] + [prompt.object for prompt in others])
-    real = {c.object for c in clicks if c.positive} | {p.object for p in others}
+    real = {c.object for c in clicks if c.positive} | {p.object for p in others if p.mask is None or p.mask.any()}
     objects = [name for name in order if name in real]
+    if (empty := next((prompt for prompt in others if prompt.object not in real), None)) is not None:
+        raise BadPrompt(
+            f"object {empty.object!r} has an empty mask on frame {empty.frame}, and nothing else says where it is: "
+            "give a mask that shows it, a click or a box"
+        )
     if not objects:
         raise BadPrompt(
             "no click is positive, so there is no object: give at least one click the label 1, or a box or a mask"
