@@ -47,7 +47,9 @@ def failure_of(error: Exception, names: Mapping[str, str]) -> JobFailure:
 
 
 def _narrower(code: ErrorCode, text: str) -> ErrorCode:
-    return "E_FRAME_RANGE" if code == "E_BAD_PROMPT" and "there is no such frame" in text else code
+    """Tell a frame beyond the end, which only the decoded video shows, from other mistakes in prompts."""
+    beyond = "there is no such frame" in text or "but the video has" in text
+    return "E_FRAME_RANGE" if code == "E_BAD_PROMPT" and beyond else code
 
 
 def _plain(text: str, names: Mapping[str, str]) -> str:

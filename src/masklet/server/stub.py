@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from masklet.errors import BadPrompt
 from masklet.export import FrameImages, Manifest, describe_source
 from masklet.masks import FrameMasks
-from masklet.prompts import Prompt, check_prompts, gather, parse_box, parse_clicks
+from masklet.prompts import ClickTable, Prompt, check_clicks, check_prompts, gather, parse_box, parse_clicks
 from masklet.render import RGB, Picture, assign_colours, render
 from masklet.request import Request
 from masklet.server.engine import Advanced, Finished, Report, Said, not_a_number, publish_manifest
@@ -72,12 +72,15 @@ class StubEngine:
 
 
 def _prompts(request: Request, video: Video, report: Report) -> Sequence[Prompt]:
-    boxes = [parse_box(text) for text in request.boxes]
-    table = parse_clicks(
-        request.click_coordinates, request.click_labels, request.click_frames, request.click_object_ids
-    )
+    bounds = {"height": video.height, "width": video.width, "frame_count": video.frame_count}
+    boxes, table = [parse_box(text) for text in request.boxes], ClickTable((), ())
+    if request.click_coordinates.strip() or not boxes:
+        table = parse_clicks(
+            request.click_coordinates, request.click_labels, request.click_frames, request.click_object_ids
+        )
+        check_clicks(table.clicks, **bounds)
     prompts, notes = gather(table.clicks, boxes)
-    check_prompts(prompts, height=video.height, width=video.width, frame_count=video.frame_count)
+    check_prompts(prompts, **bounds)
     for text in (*table.notes, *notes):
         report(Said(text))
     return prompts
