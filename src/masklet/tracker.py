@@ -245,7 +245,7 @@ def points_of(network: Network, geometry: Geometry, prompt: Prompt, before: Tens
         corners = geometry.scale([(prompt.box.x0, prompt.box.y0), (prompt.box.x1, prompt.box.y1)])
     elif prompt.is_correction and before is not None and network.config.is_nano:
         # nano has no memory: told only what the object is not, it would find nothing.
-        corners = _box(before > 0)
+        corners = _box(without_specks(before[None, None])[0, 0] > 0)
     if corners is not None:
         xy, labels = [*corners, *xy], [BOX_TOP_LEFT, BOX_BOTTOM_RIGHT, *labels]
     device = network.device
@@ -269,10 +269,19 @@ def last_logits(network: Network, geometry: Geometry, seen: Sequence[Memory | No
 
 def boxes_around(logits: Tensor) -> Points:
     """Put a box, slightly larger, around each mask of logits `[b, 1, 4h, 4w]`; padding where there is none."""
-    boxes = [_box(mask[0] > 0) for mask in logits]
+    boxes = [_box(mask[0] > 0) for mask in without_specks(logits)]
     xy = torch.tensor([box or [(0.0, 0.0), (0.0, 0.0)] for box in boxes], device=logits.device)
     labels = torch.tensor([(BOX_TOP_LEFT, BOX_BOTTOM_RIGHT) if box else (PADDING, PADDING) for box in boxes])
     return Points(xy, labels.to(logits.device))
+
+
+def without_specks(logits: Tensor) -> Tensor:
+    """Sink the islands that are as small as holes are, in `[b, 1, 4h, 4w]`; a mask of nothing else keeps them.
+
+    A box around a mask and one far speck would be a prompt for all that lies between the two.
+    """
+    clean = -fill_holes(-logits)
+    return torch.where((clean > 0).flatten(1).any(1)[:, None, None, None], clean, logits)
 
 
 def _box(cells: Tensor) -> list[tuple[float, float]] | None:
