@@ -236,7 +236,9 @@ def test_a_bend_of_nothing_is_straight(thing):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_nothing_of_a_thing_lies_beyond_its_reach(thing, seed):
+def test_nothing_of_a_thing_lies_beyond_its_reach(seed):
+    """A square, whose corners are as far out as can be."""
+    thing = cutouts.bordered(Image.new("RGBA", (60, 60), (255, 0, 0, 255))).convert("RGBa")
     rng = dice(seed)
     pose = Pose(
         xy=(150.0, 150.0),
@@ -367,9 +369,11 @@ def test_every_object_of_a_clip_is_seen_on_its_first_frame(source, frames):
         assert frames >= 3 or clip.name == "synthetic-stays"
 
 
+@pytest.mark.parametrize("least_seen", [LEAST_SEEN, 0.02], ids=["as usual", "when small objects are dropped"])
 @pytest.mark.parametrize("story", ["leaves", "hides"])
-def test_the_last_object_of_a_story_is_there_then_gone_then_there_again(folder, story):
-    for seed in range(40):
+def test_the_last_object_of_a_story_is_there_then_gone_then_there_again(folder, story, least_seen, monkeypatch):
+    monkeypatch.setattr(synthetic, "LEAST_SEEN", least_seen)
+    for seed in range(30):
         clip = told(folder, story).clip(dice(seed), frames=6, size_hw=SIZE)
         seen = clip.masks[:, -1].any(axis=(1, 2))
         assert clip.name == f"synthetic-{story}"
@@ -685,6 +689,14 @@ def test_the_grid_covers_a_picture_with_squarish_fields():
     assert len(clicks) == 12 * 7
     assert clicks.min() > 0 and (clicks.max(axis=0) < (160, 90)).all()
     assert teacher._grid(160, 90).shape == clicks.shape
+
+
+def test_frames_for_the_teacher_are_spread_over_a_clip_by_the_seed_and_the_clips_name():
+    moments = [[teacher._moment(Path(name), seed, turn, 4, 100) for turn in range(4)] for name, seed in
+               (("a.mp4", 0), ("a.mp4", 0), ("a.mp4", 1), ("b.mp4", 0))]  # fmt: skip
+    assert moments[0] == moments[1]
+    assert len({tuple(frames) for frames in moments}) == 3
+    assert all(25 * turn <= frames[turn] < 25 * (turn + 1) for frames in moments for turn in range(4))
 
 
 @pytest.fixture
