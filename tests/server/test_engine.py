@@ -282,17 +282,21 @@ def test_a_device_that_fails_gives_a_code_and_a_new_process(film, folder, monkey
     [
         (BadPrompt("click 1: x = 9 is outside"), "E_BAD_PROMPT", "click 1: x = 9 is outside"),
         (BadPrompt("frame 9: there is no such frame; choose 0"), "E_FRAME_RANGE", "frame 9: there is no such frame"),
-        (BadVideo("/srv/data/uploads/abc holds no video"), "E_UNSUPPORTED_MEDIA", "the video holds no video"),
-        (BadVideo("/srv/data/uploads/other is cut"), "E_UNSUPPORTED_MEDIA", "is cut"),
+        (BadVideo("/srv/my data/uploads/abc holds no video"), "E_UNSUPPORTED_MEDIA", "the video holds no video"),
+        (BadVideo("/srv/my data/uploads/other: it is cut"), "E_UNSUPPORTED_MEDIA", "a file: it is cut"),
         (BadWeights("/models/large.pt is damaged"), "E_MODEL_SETUP", "The server could not load the model"),
         (NoSpace("Cannot write /srv/data/outputs/x/1/f.png"), "E_DISK_FULL", "The server's disk is full"),
-        (JobFailure("E_DECODER_CRASHED", "It died of /srv/data/work/x/input."), "E_DECODER_CRASHED", "It died of"),
+        (
+            JobFailure("E_DECODER_CRASHED", "It died of /srv/my data/work/x/in, or /tmp/x/y."),
+            "E_DECODER_CRASHED",
+            "of a file, or a file.",
+        ),
         (ValueError("/usr/lib/python3/secret.py"), "E_INTERNAL", "masklet failed inside"),
         (OSError(5, "Input/output error", "/srv/data/masklet.db"), "E_INTERNAL", "masklet failed inside"),
     ],
 )
 def test_a_failure_is_a_code_of_the_list_and_a_sentence_without_paths(error, code, text):
-    failure = failure_of(error, {"/srv/data": "", "/srv/data/uploads/abc": "the video"})
+    failure = failure_of(error, {"/srv/my data": "a file", "/srv/my data/uploads/abc": "the video"})
     assert (failure.code, failure.code in ERROR_CODES) == (code, True)
     assert text in str(failure)
     assert "/" not in str(failure).replace("https://", "")

@@ -87,7 +87,7 @@ class Attempt:
             remove_tree(work)
 
     def _run(self, engine: Engine, prepare: Prepare, work: Path) -> bool:
-        names = {str(work): "", str(self._store.folder.root): ""}
+        names = {str(self._store.folder.root): "a file"}
         try:
             video = prepare(self._claim, work, self._check)
             names[str(video)] = "the video"

@@ -20,7 +20,8 @@ _OWN: Mapping[type[Exception], tuple[ErrorCode, str]] = {
     ),
 }
 """Failures of the server: the log has the words, which may speak of its files."""
-_PATH = re.compile(r"(?<![\w:/.])/(?:[\w.\-]+/)+[\w.\-]*")
+_WITHIN = r"(?:/(?:[^\s:'\",;)]*[^\s:'\",;).])?)?"
+_PATH = re.compile(r"(?<![\w:/.])/(?:[\w.\-]+/)+(?:[\w.\-]*[\w\-])?")
 
 
 class JobFailure(Problem):
@@ -33,7 +34,7 @@ class JobFailure(Problem):
 
 
 def failure_of(error: Exception, names: Mapping[str, str]) -> JobFailure:
-    """Turn any error into what its owner hears; `names` says what each path of this machine is called outside."""
+    """Turn any error into what its owner hears; `names` says what each path of this machine is called."""
     if isinstance(error, JobFailure):
         return JobFailure(error.code, _plain(str(error), names), worn=error.worn)
     for kind, (own, text) in _OWN.items():
@@ -55,5 +56,5 @@ def _narrower(code: ErrorCode, text: str) -> ErrorCode:
 def _plain(text: str, names: Mapping[str, str]) -> str:
     """Put outside names for paths, longest first, so that no folder's name is left of a file's."""
     for path in sorted(names, key=len, reverse=True):
-        text = text.replace(path, names[path])
+        text = re.sub(re.escape(path) + _WITHIN, names[path], text)
     return _PATH.sub("a file", text)
