@@ -3,9 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# The peers that parity tests compare with. sam2 declares torchvision, which its predictor does without.
-PEERS := transformers pyyaml
-PEERS_WITHOUT_THEIR_DEPENDENCIES := sam2 iopath hydra-core omegaconf antlr4-python3-runtime portalocker
+# What tests compare with. sam2 declares torchvision, which its predictor does without; vos-benchmark an OpenCV with windows.
+PEERS := transformers pyyaml opencv-python-headless scikit-image
+PEERS_WITHOUT_THEIR_DEPENDENCIES := sam2 iopath hydra-core omegaconf antlr4-python3-runtime portalocker vos-benchmark
 
 .PHONY: demo test check parity bench docs clean
 
