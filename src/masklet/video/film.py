@@ -25,7 +25,7 @@ from typing import cast
 
 import av
 import numpy as np
-from av import VideoFrame
+from av import Packet, VideoFrame
 from av.audio.stream import AudioStream
 from av.buffer import Buffer
 from av.codec.context import CodecContext
@@ -74,8 +74,14 @@ class _Index:
     """A time stamp for each frame that will be decoded."""
     keys: "array[int]"
     """Time stamps at which decoding can start; none: only at the beginning."""
+    whole: int
+    """Frames before the first damage, where that was looked for: the damaged one has a stamp, those after it none."""
     told: bool = True
     """Whether the stamps are the file's; else it gave no usable ones, and they count from 0."""
+
+    def agrees_up_to_damage(self, by_packets: "_Index") -> bool:
+        """Whether a damaged frame, which ended this index, is all that made another one seem wrong."""
+        return self.whole < len(self.stamps) and self.stamps[: self.whole] == by_packets.stamps[: self.whole]
 
 
 class _Damage(Exception):
@@ -121,7 +127,7 @@ class FilmReader:
         self._path = path
         self._most_pixels = most_pixels
         self._open_ended = self._stated_size() is None
-        self._strict = False
+        self._by_decoding = False
         with opened(self._path) as container:
             stream = self._stream(container)
             self.time_base = fraction(stream.time_base) or Fraction(1, 1000)
@@ -129,8 +135,10 @@ class FilmReader:
             self.has_audio = sound_of(container) is not None
             by_packets = self._by_packets(container, stream)
         if by_packets is None or not self._holds(by_packets):
-            self._strict = True
+            self._by_decoding = True
             self._index = self._by_frames()
+            if by_packets is not None and self._index.agrees_up_to_damage(by_packets):
+                self._by_decoding, self._index = False, by_packets
         self.pts = self._index.stamps
         first = next(self._decoded(0), None) if self.pts else None
         if first is None:
@@ -168,7 +176,7 @@ class FilmReader:
             raise BadVideo(f"{self._path} is cut short: it holds {size} of {stated} bytes; copy or download it again")
         return stated
 
-    def _stream(self, container: InputContainer, *, threads: bool = True) -> VideoStream:
+    def _stream(self, container: InputContainer) -> VideoStream:
         """Return the film in the file; a cover picture is none."""
         for stream in container.streams.video:
             if stream.disposition & Disposition.attached_pic:
@@ -180,9 +188,10 @@ class FilmReader:
             self._check_size(coder.height, coder.width)
             # A later picture may be of any size, whatever the header says.
             coder.options = {"max_pixels": str(self._most_pixels * 2)}  # it counts padding too
-            if self._strict and coder.codec.name == "hevc":
+            if self._by_decoding and coder.codec.name == "hevc":
                 coder.options |= STRICT
-            stream.thread_type = "AUTO" if threads else "NONE"
+            # Several threads notice damage late or not at all, so what is not promised by packets is left to one.
+            stream.thread_type = "NONE" if self._by_decoding else "AUTO"
             return stream
         what = "sound but no pictures" if container.streams.audio else "no pictures"
         raise BadVideo(f"{self._path} has {what}: give a video")
@@ -199,17 +208,20 @@ class FilmReader:
         if not container_stamps or stream.codec_context.codec.canonical_name not in INDEXED:
             return None
         stamps, keys = array("q"), array("q")
-        for packet in container.demux(stream):
-            if not packet.size or packet.is_discard:
-                continue
-            if packet.pts is None:
-                return None
-            stamps.append(packet.pts)
-            if packet.is_keyframe:
-                keys.append(packet.pts)
+        try:
+            for packet in _packets(container, stream):
+                if not packet.size or packet.is_discard:
+                    continue
+                if packet.pts is None:
+                    return None
+                stamps.append(packet.pts)
+                if packet.is_keyframe:
+                    keys.append(packet.pts)
+        except _Damage:
+            return None
         if not keys or len(set(stamps)) < len(stamps):
             return None
-        return _Index(array("q", sorted(stamps)), array("q", sorted(keys)))
+        return _Index(array("q", sorted(stamps)), array("q", sorted(keys)), whole=len(stamps))
 
     def _holds(self, index: _Index) -> bool:
         """Whether decoding gives the frames that an index of packets promises, at the head and at the tail."""
@@ -221,12 +233,12 @@ class FilmReader:
             for start, count in starts.items()
         )
 
-    def _by_frames(self, *, threads: bool = True) -> _Index:
+    def _by_frames(self) -> _Index:
         """Decode everything once, for files whose packets do not tell which frames will come."""
         stamps, keys = array("q"), array("q")
         told, broken = True, False
         with opened(self._path) as container:
-            stream = self._stream(container, threads=threads)
+            stream = self._stream(container)
             try:
                 for frame in _steady(_whole(container, stream)):
                     pts = frame.pts
@@ -236,15 +248,14 @@ class FilmReader:
                     if frame.key_frame:
                         keys.append(pts)
             except _Damage:
-                if self._open_ended and threads:
-                    return self._by_frames(threads=False)  # several threads notice too late whether more was to come
                 broken = not self._open_ended or _goes_on(container, stream)
+        whole = len(stamps)
         if broken:
-            stamps.append(stamps[-1] + 1 if stamps else 0)  # the lost frame counts: reading gets to it and says so
+            stamps.append(stamps[-1] + 1 if stamps else 0)  # reading gets to the damaged frame and says so
         if told:
-            return _Index(stamps, keys)
+            return _Index(stamps, keys, whole)
         self.time_base = 1 / (self.average_rate or Fraction(25))
-        return _Index(array("q", range(len(stamps))), array("q"), told=False)
+        return _Index(array("q", range(len(stamps))), array("q"), whole, told=False)
 
     def _decoded(self, start: int) -> Iterator[VideoFrame]:
         """Yield frames from `start` on, each the one that the index promises; end where one is missing."""
@@ -263,14 +274,13 @@ class FilmReader:
         with opened(self._path) as container:
             stream = self._stream(container)
             if key > 0:
-                with suppress(
-                    av.error.FFmpegError
-                ):  # where one cannot seek, the frames from the beginning will not fit
+                with suppress(av.error.FFmpegError):  # if one cannot seek, what comes will not be what is promised
                     container.seek(self._index.keys[key], stream=stream)
                 at = bisect_left(stamps, self._index.keys[key])
+            frames = _whole(container, stream)
             with suppress(_Damage):
-                frames = _whole(container, stream)
-                yield from islice(_steady(self._promised(frames, at) if self._index.told else frames), start - at, None)
+                frames = _steady(self._promised(frames, at) if self._index.told else frames)
+                yield from islice(frames, start - at, max(start, self._index.whole) - at)
 
     def _promised(self, frames: Iterator[VideoFrame], at: int) -> Iterator[VideoFrame]:
         """Let pass frame `at`, the one after it and so on; raise `_Damage` when another comes instead."""
@@ -288,16 +298,13 @@ class FilmReader:
 
 def _whole(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
     """Decode in display order, from the first whole picture on; raise `_Damage` at one that is not."""
-    packets = container.demux(stream)
     begun = False
-    while True:
+    for packet in _packets(container, stream):
         try:
-            packet = next(packets, None)
-            if packet is None:
-                return
             frames = packet.decode()
         except av.error.FFmpegError:
             if begun:
+                yield from _finished(stream, packet)
                 raise _Damage from None
             continue
         for frame in frames:
@@ -306,6 +313,22 @@ def _whole(container: InputContainer, stream: VideoStream) -> Iterator[VideoFram
             if not frame.is_corrupt:
                 begun = True
                 yield frame
+
+
+def _packets(container: InputContainer, stream: VideoStream) -> "Iterator[Packet[VideoStream]]":
+    try:
+        yield from container.demux(stream)
+    except av.error.FFmpegError:
+        raise _Damage from None
+
+
+def _finished(stream: VideoStream, lost: "Packet[VideoStream]") -> Iterator[VideoFrame]:
+    """Yield what the decoder still holds from before a packet that it could not decode."""
+    with suppress(av.error.FFmpegError):
+        for frame in stream.decode(None):
+            if frame.is_corrupt or frame.pts is None or lost.pts is None or frame.pts >= lost.pts:
+                return
+            yield frame
 
 
 def _steady(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:

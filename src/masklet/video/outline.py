@@ -1,7 +1,7 @@
 """How long a film file says it is: its outermost boxes, read without trusting or decoding anything inside them.
 
-MP4, Matroska and AVI state their sizes in front, so a copy that was broken off shows at once. Files that were written
-as a stream (fragments, sizes left open) and other kinds do not say, and are as long as they are.
+MP4, Matroska and AVI state their sizes in front and a GIF piece by piece, so a copy that was broken off shows at once.
+Files that were written as a stream (fragments, sizes left open) and other kinds do not say: they end where they end.
 """
 
 from typing import BinaryIO
@@ -9,6 +9,7 @@ from typing import BinaryIO
 _ISO_BOXES = {b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"udta", b"meta", b"uuid", b"pnot"}
 _FRAGMENT = b"moof"
 _EBML, _SEGMENT = 0x1A45DFA3, 0x18538067
+_GIF_PICTURE, _GIF_EXTENSION = b",", b"!"
 _MOST_BOXES = 10_000
 
 
@@ -22,6 +23,8 @@ def stated_size(file: BinaryIO) -> int | None:
         return _matroska_size(file)
     if head[:4] == b"RIFF" and head[8:] == b"AVI ":
         return _avi_size(file)
+    if head[:6] in (b"GIF87a", b"GIF89a"):
+        return _gif_size(file)
     return None
 
 
@@ -80,3 +83,33 @@ def _avi_size(file: BinaryIO) -> int | None:
             break
         end += end % 2 + 8 + size
     return end or None
+
+
+def _gif_size(file: BinaryIO) -> int:
+    """Go from block to block (GIF89a, sections 17 to 27) up to the trailer, which many files lack."""
+    file.seek(0)
+    end = 13 + _palette_size(file.read(13)[10:11])
+    while True:
+        file.seek(end)
+        block = file.read(10)
+        if block[:1] == _GIF_PICTURE:
+            end += 10 + _palette_size(block[9:]) + 1  # 1: how long the codes are at first
+        elif block[:1] == _GIF_EXTENSION:
+            end += 2
+        else:
+            return end
+        end = _gif_block_end(file, end)
+
+
+def _gif_block_end(file: BinaryIO, at: int) -> int:
+    """Return where a row of sub-blocks ends; the zero that ends it counts even where the file has ended before."""
+    while True:
+        file.seek(at)
+        length = file.read(1)
+        if length in (b"", b"\0"):
+            return at + 1
+        at += 1 + length[0]
+
+
+def _palette_size(flags: bytes) -> int:
+    return 3 * 2 ** ((flags[0] & 7) + 1) if flags and flags[0] & 0x80 else 0
