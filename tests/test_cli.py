@@ -296,10 +296,7 @@ def bad(work):
     films.write_film(work / "codec.avi", films.Kind("avi", "zmbv", "bgr0"), pictures=[picture(0)])
     (work / "no-pictures").mkdir()
     os.mkfifo(work / "pipe")
-    import av
-
-    with av.open(str(work / "sound.m4a"), "w") as sound:
-        films.mux_sound(sound, films.add_sound(sound, films.Sound()), films.Sound())
+    films.write_sound(work / "sound.m4a", films.Sound())
     return work
 
 
@@ -446,11 +443,11 @@ def test_a_second_ctrl_c_stops_at_once_and_leaves_nothing_half_written(running, 
     process = running("--box", BOX, "--output-video", "--per-object")
     wait_for((work / "out/001_disc/frame_00001.png").exists, process)
     process.send_signal(signal.SIGINT)
-    assert process.stderr.readline() == "\n"
-    assert "once more stops at once" in process.stderr.readline()
+    assert any("once more stops at once" in line for line in process.stderr)
     process.send_signal(signal.SIGINT)
     code, err = ended(process)
-    assert (code, err) == (130, "masklet: stopped at once; finished frames are kept, nothing half-written is left\n")
+    assert code == 130
+    assert err.endswith("masklet: stopped at once; finished frames are kept, nothing half-written is left\n")
     assert not any(name.endswith((".part", ".mp4")) for name in left_in(work))
     manifest = read_manifest(work / "out/manifest.json")
     assert (manifest["complete"], manifest["video"]) == (False, None)

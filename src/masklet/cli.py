@@ -152,7 +152,8 @@ class _Progress:
             raise Interrupt(number)
         self.stopped_by = number
         with suppress(OSError):  # not by way of sys.stderr, in whose middle this may be
-            os.write(2, f"\nmasklet: stopping after this {self._unit}; once more stops at once\n".encode())
+            line = f"masklet: stopping after this {self._unit}; once more stops at once\n"
+            os.write(2, f"\n{line}".encode() if os.isatty(2) else line.encode())  # below the bar, or as a line of a log
 
     def hear(self, event: "Note | Advance | Made") -> None:
         """Show an event, or stop before the next frame if a person asked for it."""
