@@ -758,6 +758,28 @@ def test_what_is_kept_is_what_both_ways_agree_on(forward, backward, frames, name
     assert agreement(forward, backward) == (frames, names)
 
 
+def test_what_moves_is_clicked_and_followed_before_what_lies_still():
+    """Two equal patches, of which one blinks; thirty other things lie still."""
+    frames = np.full((4, 130, 200, 3), 90, np.uint8)
+    frames[1::2, 64:96, 48:80] = 200
+    changed = motion.change(list(frames))
+    assert changed.shape == (8, 12)
+    assert changed[4:6, 3:5].min() > 50 and np.count_nonzero(changed) == 4
+    clicks = motion.clicks_on(changed, dice())
+    assert {(56.0, 72.0), (72.0, 72.0), (56.0, 88.0), (72.0, 88.0)} <= set(map(tuple, clicks.tolist()))
+    assert len(clicks) == motion.CLICKS and (clicks < (200, 130)).all()
+
+    def thing(row, column):
+        logits = np.full((32, 48), -9, np.float32)
+        logits[row : row + 4, column : column + 4] = 9
+        return teacher.Found(logits, 0.9, 0.9, [(0.0, 0.0)], [(0.0, 0.0)])
+
+    still = [thing(row, column) for row in (2, 8, 26) for column in range(2, 42, 4)]
+    moving = thing(17, 14)
+    chosen = motion.chosen_things([*still, moving], changed, dice())
+    assert any(one is moving for one in chosen.values()) and len(chosen) == motion.WHOLES
+
+
 def test_masks_are_followed_through_frames(quick):
     tracker = Tracker(nano(TEACHER_PX), height=HEIGHT, width=WIDTH, frame_count=FRAMES)
     logits = follow(tracker, [tracker.see(picture(i)) for i in range(FRAMES)], {"disc": disc(0), "ball": ball(0)})

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from masklet.dataset import sequences
 from masklet.metrics import region_similarity
@@ -30,6 +31,10 @@ WHOLES, PARTS = 5, 1
 """So many things are followed at most."""
 AREAS = (0.002, 0.35)
 """Share of the frame that a thing fills to be followed."""
+CHANGE_PX, CHANGE_FRAMES = 16, 4
+"""Change is looked at over so many frames, in cells of so many pixels."""
+CLICKS = 32
+"""Clicks beside the teacher's grid, where the picture changes."""
 Masks = Mapping[str, Sequence[NDArray[np.float32]]]
 """Logits `[4h, 4w]` of each object on each frame."""
 
@@ -72,7 +77,8 @@ def _write(
     size = {"height": frames[0].shape[0], "width": frames[0].shape[1], "frame_count": len(frames)}
     tracker = Tracker(network, **size)
     seen = [tracker.see(rgb) for rgb in frames]
-    chosen = chosen_things(find(tracker, seen[0]), rng)
+    changed = change(frames)
+    chosen = chosen_things(find(tracker, seen[0], clicks_on(changed, rng)), changed, rng)
     size_hw = (size["height"], size["width"])
     starts = {key: at_size(found.logits, size_hw) for key, found in chosen.items()}
     if starts:
@@ -91,14 +97,38 @@ def _write(
     return "no thing to follow"
 
 
-def chosen_things(found: Sequence[Found], rng: np.random.Generator) -> dict[str, Found]:
-    """Draw some whole things and parts to follow: not tiny, not most of the frame, not cut off at two borders."""
+def change(frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
+    """Return how much the first frame differs from those after it, `[h // 16, w // 16]`, in grey levels."""
+    rows, columns = (side // CHANGE_PX for side in frames[0].shape[:2])
+    first, *others = (
+        rgb[: rows * CHANGE_PX, : columns * CHANGE_PX]
+        .reshape(rows, CHANGE_PX, columns, CHANGE_PX, 3)
+        .mean(axis=(1, 3, 4))
+        for rgb in frames[:CHANGE_FRAMES]
+    )
+    differences = [np.abs(other - first) for other in others] or [np.zeros_like(first)]
+    return np.asarray(np.mean(differences, axis=0))
+
+
+def clicks_on(changed: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draw clicks where a picture changes, `[n, 2]`: what moves is what a grid misses and a tracker should learn."""
+    weights = changed.ravel() ** 2 + 1e-6
+    cells = rng.choice(weights.size, min(CLICKS, weights.size), replace=False, p=weights / weights.sum())
+    y, x = np.divmod(cells, changed.shape[1])
+    return (np.stack((x, y), axis=1) + 0.5) * CHANGE_PX
+
+
+def chosen_things(found: Sequence[Found], changed: NDArray[np.float64], rng: np.random.Generator) -> dict[str, Found]:
+    """Draw some whole things and parts to follow, rather those that change.
+
+    They are not tiny, not most of the frame, and not cut off at two borders.
+    """
     fit = {name: one for name, one in named(found).items() if AREAS[0] <= one.area <= AREAS[1] and _borders(one) < 2}
     chosen: dict[str, Found] = {}
     for kind, most in (("whole", WHOLES), ("part", PARTS)):
         names = [name for name in fit if name.startswith(kind)]
-        picked = rng.permutation(len(names))[:most].tolist()
-        chosen |= {names[i]: fit[names[i]] for i in sorted(picked)}
+        rank = {name: -rng.uniform(0.5, 1) * _change_of(fit[name], changed) for name in names}
+        chosen |= {name: fit[name] for name in names if name in sorted(names, key=rank.__getitem__)[:most]}
     return chosen
 
 
@@ -161,6 +191,13 @@ def write_true_masks(dataset: Path, out: Path) -> None:
 
 def _agree(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> bool:
     return bool(a.any() and b.any()) and region_similarity(a, b) >= AGREE
+
+
+def _change_of(found: Found, changed: NDArray[np.float64]) -> float:
+    """Return the mean change inside a mask."""
+    share = Image.fromarray((found.logits > 0).astype(np.float32)).resize(changed.shape[::-1], Image.Resampling.BOX)
+    weights = np.asarray(share, np.float64)
+    return float((weights * changed).sum() / weights.sum())
 
 
 def _borders(found: Found) -> int:

@@ -101,9 +101,14 @@ def load_teacher(weights: str | Path, *, image_px: int = IMAGE_PX) -> Network:
 
 
 @torch.inference_mode()
-def find(tracker: Tracker, features: Features) -> list[Found]:
-    """Find the things of a picture that a tracker has seen, whole ones first, then by area, largest first."""
+def find(tracker: Tracker, features: Features, more: NDArray[np.float64] | None = None) -> list[Found]:
+    """Find the things of a picture that a tracker has seen, whole ones first, then by area, largest first.
+
+    `more` are clicks `[n, 2]` beside those of the grid.
+    """
     clicks = _grid(tracker.geometry.height, tracker.geometry.width)
+    if more is not None:
+        clicks = np.concatenate((clicks, more))
     readings = _read(tracker, features, clicks)
     return sorted(_merged(readings, clicks), key=lambda found: (not found.is_whole, -found.area))
 
