@@ -323,6 +323,45 @@ def test_gradients_flow_through_memories():
     assert {name for name in memory if name.startswith(("memory_encoder", "memory_attention", "obj_ptr"))} <= reached
 
 
+def test_an_object_that_came_back_elsewhere_teaches_only_a_network_that_remembers():
+    near, far = (np.zeros((1, HEIGHT, WIDTH), bool) for _ in range(2))
+    near[0, 10:40, 10:40] = far[0, 60:90, 90:120] = True
+    clip = Clip("jump", TWO.frames[:2], np.stack([near, far]))
+    for network, taught in ((nano(), []), (remembering(), [1])):
+        person = Person(clip, np.random.default_rng(0))
+        person.kinds, person.rounds = ["mask"], Counter()
+        with torch.no_grad():
+            result = unroll(network, clip, person, disturbed=False)
+        assert [step.frame for step in result.steps] == taught
+
+
+def test_differs_memory_of_nano_begins_by_adding_nothing_and_its_weights_say_that_it_remembers(tmp_path):
+    data = [write_dataset(tmp_path / "data")]
+    run = prepare("nano-memory", data, tmp_path / "out", model="nano", limits=Limits(1))
+    run.network.take_pictures_of(224)
+    save_network(run.network, tmp_path / "start.safetensors")
+    assert load_network(tmp_path / "start.safetensors").config.remembers
+    assert not load_network("nano").config.remembers
+    clip, person = short(3), [Person(short(3), np.random.default_rng(2)) for _ in range(2)]
+    with torch.no_grad():
+        ours, shipped = (
+            unroll(network, clip, someone, disturbed=False)
+            for network, someone in zip((run.network, nano()), person, strict=True)
+        )
+    assert ours.memories[2][0].map is not None
+    for new, old in zip(ours.memories[2], shipped.memories[2], strict=True):
+        assert torch.equal(new.logits, old.logits)
+    heard = [p for name, p in members_of(run.network, "memory") if name.startswith("memory_attention.layers")]
+    assert all(parameter.any() for parameter in heard if parameter.dim() > 1)
+
+
+def test_a_single_click_means_a_whole_thing_and_parts_are_chosen_less_often():
+    clip = Clip("parts", TWO.frames[:2], np.repeat(TWO.masks[:2, :1], 8, axis=1), frozenset({1, 2, 3}))
+    assert clip.only([0, 2, 5]).parts == {1}
+    for seed in range(30):
+        assert all(Person(clip, np.random.default_rng(seed)).kinds[row] != "click" for row in clip.parts)
+
+
 # --- data -----------------------------------------------------------------------------------------------------------
 
 

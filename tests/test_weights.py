@@ -2,6 +2,7 @@
 
 import resource
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,8 @@ def test_every_tensor_arrives_from_every_format(
 ) -> None:
     weights = filled(name)
     network = load_network(write(weights, folder), device="cpu")
-    assert network.config == MODELS[name].config
+    # A memory whose weights are no zeros is heard, in nano too.
+    assert network.config == replace(MODELS[name].config, remembers=True)
     assert not network.training
     loaded = network.state_dict()
     assert loaded.keys() == weights.keys()

@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -39,6 +39,8 @@ SAM_1 = ("image_encoder.blocks.", "image_encoder.layers.", "vision_encoder.layer
 """Beginnings of the trunk's names in SAM 1, MobileSAM, and SAM 1 at Hugging Face."""
 POINTER_TIMES = ("obj_ptr_tpos_proj.weight", "temporal_positional_encoding_projection_layer.weight")
 """In revision 2.1 and not in 2.0; officially and at Hugging Face."""
+HEARD = "memory_attention.layers.0.cross_attn_image.out_proj.weight"
+"""All zero in a nano whose memory was never trained: then nothing that is remembered is heard, and none is kept."""
 KINDS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -51,7 +53,10 @@ def load_network(model: str | Path = "nano", *, device: str = "auto", dtype: str
     kind = _dtype(dtype, chosen)
     path = find_weights(model)
     weights = read_tensors(path)
-    network = Network(infer_config(weights, path))
+    config = infer_config(weights, path)
+    if config.is_nano and HEARD in weights:
+        config = replace(config, remembers=bool(weights[HEARD].any()))
+    network = Network(config)
     _fill(network, weights, path)
     return network.to(chosen, kind).eval().requires_grad_(False)
 

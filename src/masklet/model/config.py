@@ -42,7 +42,7 @@ class ModelConfig:
     image_px: int = 1024
     memory_layers: int = 4
     remembers: bool = True
-    """False while the memory parts are untrained: they exist as the identity, and the tracker leaves them out."""
+    """False while the memory parts are untrained, as `masklet.weights` can see: then the tracker leaves them out."""
 
     @property
     def is_nano(self) -> bool:

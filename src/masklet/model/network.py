@@ -151,6 +151,9 @@ class Network(nn.Module):
             return blank
         tokens = [self._tokens(recollections[i], features.size_hw) for i in with_memory]
         recalled: Tensor = self.memory_attention(features.image, tokens)
+        if self.config.is_nano:
+            # Differs: what memory says is added to the picture, so that it can begin to be trained by saying nothing.
+            recalled = features.image + recalled
         if len(with_memory) == len(recollections):
             return recalled
         return blank.index_copy(0, torch.tensor(with_memory, device=blank.device), recalled)

@@ -22,6 +22,8 @@ from masklet.video.pictures import pictures_in
 
 LEAST_AREA = 0.0005
 """An object is worth a prompt from this share of the picture on: about 130 of 672 x 384 pixels."""
+MOST_OBJECTS = 12
+"""Of one clip; teachers find more, and each costs time to read."""
 MOST_STRIDE = 3
 """Clips skip up to two frames between two of theirs, so that motion comes at several speeds."""
 ZOOM = 0.55
@@ -31,6 +33,8 @@ DRIFT, STILL_DRIFT = 0.03, 0.12
 LIGHT = 0.15
 """Standard deviation of gain, and of each colour's own."""
 ATTEMPTS = 50
+PART = "part-"
+"""Beginning of the names that `masklet.train.teacher` gives to what is only part of a thing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +46,8 @@ class Clip:
     """`[t, h, w, 3]`."""
     masks: NDArray[np.bool_]
     """`[t, n, h, w]`, visible pixels of each object; all False where it is hidden or gone. Masks may overlap."""
+    parts: frozenset[int] = frozenset()
+    """Rows of objects that are only parts of things: a person who means one does not say so by a single click."""
 
     def __post_init__(self) -> None:
         expected = (len(self.frames), self.masks.shape[1], *self.frames.shape[1:3])
@@ -50,7 +56,8 @@ class Clip:
 
     def only(self, rows: Sequence[int]) -> "Clip":
         """Return the clip with some of its objects."""
-        return Clip(self.name, self.frames, self.masks[:, list(rows)])
+        parts = frozenset(new for new, old in enumerate(rows) if old in self.parts)
+        return Clip(self.name, self.frames, self.masks[:, list(rows)], parts)
 
 
 class Source(Protocol):
@@ -106,7 +113,7 @@ class _Scene:
         truths = [self._truth(path) for path in chosen]
         if not truths[0]:
             return None
-        names = list(truths[0])
+        names = rng.permutation(sorted(truths[0]))[:MOST_OBJECTS].tolist()
         target = box_of(truths[0][names[rng.integers(len(names))]])
         assert target is not None  # noqa: S101 - truths are visible
         pictures = {path: _read(path) for path in set(chosen)}
@@ -118,7 +125,8 @@ class _Scene:
             for mask, name in zip(row, names, strict=True):
                 if name in truth:
                     mask[:] = _cut(Image.fromarray(truth[name].view(np.uint8) * 255), window, size_hw) > 127
-        clip = Clip(self.video.name, *_varied(rng, rgb, masks))
+        parts = frozenset(row for row, name in enumerate(names) if name.startswith(PART))
+        clip = Clip(self.video.name, *_varied(rng, rgb, masks), parts)
         rows = np.flatnonzero(clip.masks[0].mean(axis=(1, 2)) >= LEAST_AREA)
         return clip.only(rows.tolist()) if len(rows) else None
 

@@ -48,6 +48,10 @@ FLAT = 0.5
 """The rate is constant for this share of a run, then goes down in a line to nothing."""
 DOUBT = 3.0
 """Occlusion logit of every frame when training of the score begins: odds of 20 to 1 that the object is there."""
+SILENT = ("self_attn.out_proj.weight", "cross_attn_image.out_proj.weight", "linear2.weight")
+"""Ends of the names of memory attention's weights that are zero while it is untrained."""
+PART_SHARE = 0.3
+"""How often a part of a thing is chosen where a whole thing is once."""
 MOST_START = 12
 """Tracking begins up to this many frames after the prompt, so that distances in time vary (memory only)."""
 SAVE_SECONDS = 300.0
@@ -66,7 +70,7 @@ class Recipe:
     frames: int = 4
     objects: int = 3
     """At most so many of a clip's objects; of a picture's three times as many."""
-    clips: int = 1
+    clips: int = 2
     """Clips a step."""
     picture_share: float = 0.3
     """Share of single pictures among clips."""
@@ -170,6 +174,8 @@ class Run:
             start = int(rng.integers(MOST_START + 1)) if self.network.config.remembers else 0
             with torch.autocast(kind, torch.bfloat16, enabled=self.narrow):
                 result = unroll(self.network, clip, Person(clip, rng), start=start)
+            if not result.steps:  # nothing in it could be known
+                continue
             unrolled.append(result)
             losses.append(mean([step.verdict for step in result.steps]))
             (losses[-1].total / len(drawn.clips)).backward()
@@ -251,6 +257,8 @@ def prepare(
         raise BadWeights(f"recipe {recipe} is for nano, but {model} is another model: use --recipe finetune")
     if network.config.is_nano:
         _doubt(network)
+        if "memory" in chosen.rates and not network.config.remembers:
+            _begin_to_remember(network, seed)
     return Run(
         chosen, network, open_sources(data), Path(out), replace(limits, steps=limits.steps or chosen.steps), seed
     )
@@ -264,15 +272,27 @@ def _doubt(network: Network) -> None:
         network.get_parameter(f"{head}.bias").fill_(DOUBT)
 
 
+@torch.no_grad()
+def _begin_to_remember(network: Network, seed: int) -> None:
+    """Let memory attention listen, and say nothing yet: what it adds to a picture is scaled by its last norm."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in network.memory_attention.named_parameters():
+        if name.endswith(SILENT) and not bool(parameter.any()):
+            bound = parameter.shape[1] ** -0.5  # as PyTorch begins a linear layer
+            parameter.copy_(torch.rand(parameter.shape, generator=generator) * 2 * bound - bound)
+    network.memory_attention.norm.weight.zero_()
+    network.memory_attention.norm.bias.zero_()
+    network.config = replace(network.config, remembers=True)
+
+
 def open_sources(folders: Sequence[str | Path]) -> Source:
-    """Open datasets (`JPEGImages` and `Annotations`) and folders of cut-outs and backgrounds, which may be the same."""
-    found: list[Source] = []
+    """Open datasets (`JPEGImages` and `Annotations`) and folders of cut-outs and backgrounds, each once."""
+    opened: dict[Path, Source] = {}
     for folder in map(Path, folders):
-        if (folder / "cutouts").is_dir():
-            found.append(SyntheticSource(folder))
-        if (folder / "Annotations").is_dir() or not (folder / "cutouts").is_dir():
-            found.append(FolderSource(folder))
-    return Mixture(found)
+        if folder not in opened:
+            made = (folder / "cutouts").is_dir()
+            opened[folder] = SyntheticSource(folder) if made else FolderSource(folder)
+    return Mixture([opened[Path(folder)] for folder in folders])
 
 
 def train(run: Run, *, resume: bool = False, report: Callable[[dict[str, Any]], None] = lambda line: None) -> Path:
@@ -367,11 +387,17 @@ def _size_hw(side: int, aspect: float) -> tuple[int, int]:
 
 
 def _some(rng: np.random.Generator, clip: Clip, most: int) -> list[int]:
+    """Choose objects, whole things rather than parts."""
     count = clip.masks.shape[1]
-    return sorted(rng.permutation(count)[:most].tolist())
+    odds = np.array([PART_SHARE if row in clip.parts else 1.0 for row in range(count)])
+    chosen = rng.choice(count, size=min(most, count), replace=False, p=odds / odds.sum())
+    return sorted(np.asarray(chosen).tolist())
 
 
 def _summary(losses: list[Losses]) -> dict[str, float]:
+    if not losses:
+        return {}
+
     def average(values: list[Tensor]) -> float:
         return round(float(torch.stack(values).mean().detach()), 6)
 

@@ -51,6 +51,9 @@ class Person:
         names = list(KINDS)
         drawn = np.asarray(self.rng.choice(len(names), size=count, p=odds / odds.sum()))
         self.kinds = [names[i] for i in drawn]
+        for row in self.clip.parts:
+            if self.kinds[row] == "click":
+                self.kinds[row] = "box"
         corrected = int(self.rng.integers(MOST_CORRECTED + 1))
         once = [int(i) for i in self.rng.permutation(frames)[:corrected]]
         self.rounds = Counter(once if frames > 1 else [0] * corrected)

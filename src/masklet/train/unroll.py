@@ -121,7 +121,9 @@ class _Run:
         points, logits = self._propagated()
         answers = self.network.answer(self.image, self.features.fine, points, logits)
         decoded = self.network.choose(answers, ambiguous=points is None)
-        self._judge(self.rows, answers, decoded, "three" if points is None else "all", "track")
+        rows = self._within_reach(points)
+        if rows:
+            self._judge(rows, _some(answers, rows), decoded.logits[rows], "three" if points is None else "all", "track")
         self.now = memories_of(self.network, self.features, decoded, frame, prompted=False)
         for bank, memory in zip(self.banks, self.now, strict=True):
             bank.keep(memory, prompted=False)
@@ -140,6 +142,20 @@ class _Run:
             logits = dense(torch.stack([earlier[row] for row in rows]))
             self._ask(rows, _batch([points[row] for row in rows]), logits, asked="correct")
 
+    def _within_reach(self, points: Points | None) -> list[int]:
+        """Return the rows whose answer the network can know.
+
+        An object that came back elsewhere is known by memory or not at all: without one, its frame teaches nothing.
+        """
+        if points is None or self.network.config.remembers:
+            return list(self.rows)
+        within = []
+        for row, (low, high) in enumerate((points.xy / 4).round().int().tolist()):
+            mask = self.truth.masks[row]
+            if not mask.any() or mask[low[1] : high[1], low[0] : high[0]].any():
+                within.append(row)
+        return within
+
     def _propagated(self) -> tuple[Points | None, Tensor | None]:
         """Do as the tracker does, and sometimes worse."""
         if not self.network.config.is_nano:
@@ -157,7 +173,7 @@ class _Run:
         ambiguous = points.labels.shape[1] <= 1
         answers = self.network.answer(self.image[list(rows)], self.features.fine, points, logits)
         decoded = self.network.choose(answers, ambiguous=ambiguous)
-        self._judge(rows, answers, decoded, "three" if ambiguous else "one", asked)
+        self._judge(rows, answers, decoded.logits, "three" if ambiguous else "one", asked)
         self._remember(rows, decoded)
 
     def _remember(self, rows: Sequence[int], decoded: Decoded) -> None:
@@ -166,12 +182,13 @@ class _Run:
             self.now[row] = memory
             self.banks[row].keep(memory, prompted=True)
 
-    def _judge(self, rows: Sequence[int], answers: Answers, decoded: Decoded, judged: Judged, asked: str) -> None:
+    def _judge(self, rows: Sequence[int], answers: Answers, logits: Tensor, judged: Judged, asked: str) -> None:
+        """Compare the answers of some rows, and the masks that were chosen of them, with the truth."""
         truth = Truth(self.truth.masks[list(rows)], self.truth.present[list(rows)])
         with torch.autocast(self.network.device.type, enabled=False):
             verdict = judge(answers, truth, judged)
             real = truth.masks > 0
-            mask = decoded.logits[:, 0] > 0
+            mask = logits[:, 0] > 0
             shared, either = ((x.flatten(1).sum(1)) for x in (mask & real, mask | real))
         overlaps = torch.where(either > 0, shared / either.clamp(min=1), 1.0)
         self.out.steps.append(Step(self.at, tuple(rows), asked, verdict, overlaps.detach()))
@@ -191,6 +208,10 @@ def _alike(points: dict[int, Points]) -> Iterator[list[int]]:
     """Yield rows whose prompts have the same number of points: the decoder reads a padded prompt differently."""
     for count in sorted({p.labels.shape[1] for p in points.values()}):
         yield [row for row, p in points.items() if p.labels.shape[1] == count]
+
+
+def _some(answers: Answers, rows: list[int]) -> Answers:
+    return Answers(answers.logits[rows], answers.ious[rows], answers.tokens[rows], answers.scores[rows])
 
 
 def _batch(points: Sequence[Points]) -> Points:
