@@ -68,15 +68,21 @@ class Segmented:
     """What a job made."""
 
     out: Path
+    """The folder of results."""
     manifest: Path
+    """The file that says everything about them."""
     files: tuple[Path, ...]
     """Pictures in frame order, or the one video."""
     objects: tuple[str, ...]
+    """Names, in the order of their first mention."""
     frame_count: int
     """Frames gone through, whether or not each has a picture of its own."""
     model: str
+    """As it was asked for."""
     device: str
+    """What it ran on."""
     seconds: float
+    """From the request to the last file, loading the model included."""
 
 
 def segment_video(
