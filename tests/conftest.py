@@ -33,8 +33,6 @@ settings.load_profile("masklet")
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than about ten seconds")
-    # pycocotools 2.0.11 decodes into an array type from before numpy 2, which numpy only warns of.
-    config.addinivalue_line("filterwarnings", "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
     if "torch" in sys.modules and "PYTEST_XDIST_WORKER" in os.environ:
         sys.modules["torch"].set_num_threads(1)
 
