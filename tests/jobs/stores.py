@@ -16,7 +16,7 @@ from masklet.jobs import (
 
 ANY = NewPrediction(owner="ann", model="meta/sam-2-video", version="v1", weights="nano", input={"click_frames": "0"})
 HOOKED = replace(ANY, webhook="http://127.0.0.1:9/hook")
-NOTHING_IS_KEPT = Retention(data_s=0, rows_s=0, unfinished_s=0)
+NOTHING_IS_KEPT = Retention(data_s=0, rows_s=0, unfinished_s=-1)
 EVERYTHING_IS_KEPT = Retention(data_s=1e9, rows_s=1e9)
 
 

@@ -46,7 +46,7 @@ def test_an_upload_is_gone_after_its_date_or_when_it_is_deleted(store, hands):
     hands.go(11)
     assert store.uploads.get(old.id, owner="ann") is store.uploads.get(deleted.id, owner="ann") is None
     assert store.sweep(EVERYTHING_IS_KEPT).uploads == 2
-    store.sweep(replace(EVERYTHING_IS_KEPT, unfinished_s=0))
+    store.sweep(replace(EVERYTHING_IS_KEPT, unfinished_s=-1))
     assert list(store.folder.uploads.iterdir()) == []
 
 
@@ -55,11 +55,11 @@ def test_a_prediction_finds_its_upload_until_it_has_ended(store, hands):
     prediction = accept(store, replace(ANY, files={"input_video": kept.id}))
     store.uploads.delete(kept.id, owner="ann")
     hands.go(11)
-    store.sweep(replace(EVERYTHING_IS_KEPT, unfinished_s=0))
+    store.sweep(replace(EVERYTHING_IS_KEPT, unfinished_s=-1))
     claim = store.queue.claim("w")
     assert claim.uploads["input_video"].read_bytes() == b"film"
     store.cancel(prediction.id, owner="ann")
-    store.sweep(replace(EVERYTHING_IS_KEPT, unfinished_s=0))
+    store.sweep(replace(EVERYTHING_IS_KEPT, unfinished_s=-1))
     assert not claim.uploads["input_video"].exists()
 
 
@@ -130,7 +130,7 @@ def test_what_crashes_left_behind_is_removed_and_nothing_else(store):
     (store.folder.uploads / ("z" * 26)).write_bytes(b"renamed, but its row never came")
     store.uploads.temporary().write_bytes(b"half")
     assert store.sweep(EVERYTHING_IS_KEPT).orphans == 2, "young uploads may have their rows yet to come"
-    assert store.sweep(replace(EVERYTHING_IS_KEPT, unfinished_s=0)).orphans == 2
+    assert store.sweep(replace(EVERYTHING_IS_KEPT, unfinished_s=-1)).orphans == 2
     assert files_in(store.folder.outputs) == [f"{done.id}/1/frame_00000.png"]
     assert files_in(store.folder.work) == []
     assert files_in(store.folder.uploads) == [kept.id]
@@ -162,7 +162,7 @@ def test_sweeping_beside_workers_takes_nothing_from_them(store, opened):
     def sweep():
         own = opened()
         while not stop.is_set():
-            own.sweep(replace(EVERYTHING_IS_KEPT, unfinished_s=0))
+            own.sweep(replace(EVERYTHING_IS_KEPT, unfinished_s=-1))
 
     def work(name):
         own = opened()

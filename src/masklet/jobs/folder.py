@@ -98,6 +98,13 @@ class Folder:
         with suppress(OSError):
             (self.outputs / lease.prediction).rmdir()  # unless another claim has something there
 
+    def discard_others(self, lease: Lease) -> None:
+        """Remove what earlier claims of a prediction made, now that this one's results count."""
+        with suppress(OSError):
+            for folder in (self.outputs / lease.prediction).iterdir():
+                if folder.name != str(lease.token):
+                    remove_tree(folder)
+
     def temporary_upload(self) -> Path:
         """Return a name to write an upload to; `Uploads.add` renames it, or the sweep removes it."""
         return self.uploads / f".{secrets.token_hex(8)}.part"

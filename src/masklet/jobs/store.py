@@ -274,9 +274,12 @@ class JobStore:
                 row = db.execute("SELECT value FROM secrets WHERE name = ?", (name,)).fetchone()
         return bytes(row["value"])
 
-    def sweep(self, retention: Retention) -> Swept:
-        """Remove what was kept as long as promised, and what a crash left behind."""
-        return self._sweep.run(retention)
+    def sweep(self, retention: Retention, *, unfinished_before: float | None = None) -> Swept:
+        """Remove what was kept as long as promised, and what a crash left behind.
+
+        `unfinished_before` is for a server that starts: temporary files from before then are nobody's, however young.
+        """
+        return self._sweep.run(retention, unfinished_before=unfinished_before)
 
     def _highest(self) -> int:
         with self._database.read() as db:

@@ -3,6 +3,7 @@
 A crash between leaves files that no row knows, which the next sweep finds.
 """
 
+import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -44,14 +45,19 @@ class Sweep:
     def __init__(self, database: Database, folder: Folder, clock: Clock) -> None:
         self._database, self._folder, self._clock = database, folder, clock
 
-    def run(self, retention: Retention) -> Swept:
-        """Sweep once; safe beside everything else that runs."""
+    def run(self, retention: Retention, *, unfinished_before: float | None = None) -> Swept:
+        """Sweep once; safe beside everything else that runs.
+
+        `unfinished_before`: temporary files last touched before this time of the file system are nobody's.
+        """
         now = self._clock.wall()
+        if unfinished_before is None:
+            unfinished_before = time.time() - retention.unfinished_s
         data = self._remove_data(now - retention.data_s)
         rows = self._remove_rows(now - retention.rows_s)
         uploads = self._remove_uploads(now)
         self._database.reach("sweep.before_files")
-        return Swept(data, rows, uploads, self._remove_orphans(retention.unfinished_s))
+        return Swept(data, rows, uploads, self._remove_orphans(unfinished_before))
 
     def _remove_data(self, before: float) -> int:
         count = 0
@@ -89,11 +95,11 @@ class Sweep:
                 (now,),
             ).rowcount
 
-    def _remove_orphans(self, unfinished_s: float) -> int:
+    def _remove_orphans(self, before: float) -> int:
         """Remove files that no row knows. The disk is read first: what a claim makes comes after its row."""
         orphans = [
             *self._claims_over(),
-            *(path for path in self._unknown_uploads() if _untouched_s(path) >= unfinished_s),
+            *(path for path in self._unknown_uploads() if _touched_at(path) <= before),
         ]
         for path in orphans:
             if path.is_dir():
@@ -131,7 +137,7 @@ def _inside(folder: Path) -> list[Path]:
     return []
 
 
-def _untouched_s(path: Path) -> float:
+def _touched_at(path: Path) -> float:
     with suppress(OSError):
-        return time.time() - path.stat().st_mtime
-    return 0.0
+        return path.stat().st_mtime
+    return math.inf  # it is gone already

@@ -109,6 +109,7 @@ class Attempt:
             return not failure.worn
         self._reach("worker.before_finish")
         self._finish(Outcome("succeeded", metrics=self._metrics()), self._count)
+        self._store.folder.discard_others(self._lease)
         return True
 
     def _request(self, video: Path) -> Request:

@@ -6,7 +6,6 @@ what goes to the same host, and never a prediction.
 
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Event, Lock, Thread
 from urllib.parse import urlsplit
@@ -47,7 +46,6 @@ class Postman:
         self._store, self._send, self._reach = store, send, reach
         self._under_way: dict[str, str] = {}
         self._lock, self._end = Lock(), Event()
-        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="webhook")
         self._thread = Thread(target=self._run, name="postman", daemon=True)
 
     def start(self) -> None:
@@ -55,9 +53,8 @@ class Postman:
         self._thread.start()
 
     def stop(self) -> None:
-        """Send nothing new; what is under way is not waited for: it is sent again after the next start."""
+        """Send nothing new. What is under way is not waited for: unless it ends in time, it is sent again after a start."""
         self._end.set()
-        self._pool.shutdown(wait=False, cancel_futures=True)
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -82,26 +79,26 @@ class Postman:
             busy[delivery.id], hosts[host] = host, hosts[host] + 1
             with self._lock:
                 self._under_way[delivery.id] = host
-            self._pool.submit(self._deliver, delivery).add_done_callback(self._forget(delivery.id))
+            Thread(target=self._deliver, args=(delivery,), name=f"webhook {delivery.id}", daemon=True).start()
 
     def _deliver(self, delivery: Delivery) -> None:
-        self._reach("webhook.before_send")
         try:
-            answer = self._send(delivery)
+            self._reach("webhook.before_send")
+            answer = self._answer_to(delivery)
+            self._reach("webhook.after_send")
+            if answer.delivered:
+                self._store.outbox.mark_delivered(delivery.id)
+            elif not self._store.outbox.mark_failed(delivery.id, answer.text, final=answer.final):
+                log.warning("webhook undelivered", id=delivery.id, kind=delivery.kind, why=answer.text)
+        except Problem as problem:  # it is due as before
+            log.warning("webhook not marked", id=delivery.id, why=str(problem))
+        finally:
+            with self._lock:
+                self._under_way.pop(delivery.id, None)
+
+    def _answer_to(self, delivery: Delivery) -> Answer:
+        try:
+            return self._send(delivery)
         except Exception:
             log.exception("webhook failed", id=delivery.id)
-            answer = Answer(False, "the server failed to send it")
-        self._reach("webhook.after_send")
-        if answer.delivered:
-            self._store.outbox.mark_delivered(delivery.id)
-        elif not self._store.outbox.mark_failed(delivery.id, answer.text, final=answer.final):
-            log.warning("webhook undelivered", id=delivery.id, kind=delivery.kind, why=answer.text)
-
-    def _forget(self, id: str) -> Callable[[Future[None]], None]:
-        def done(future: Future[None]) -> None:
-            with self._lock:
-                self._under_way.pop(id, None)
-            if not future.cancelled() and (error := future.exception()) is not None:
-                log.warning("webhook not marked", id=id, why=str(error))
-
-        return done
+            return Answer(False, "the server failed to send it")

@@ -23,6 +23,7 @@ TICK_S = 0.2
 """A death wakes the watch at once; this is for what nobody announces."""
 LOOK_S = 0.5
 """Between two looks for lost leases and passed deadlines."""
+FILE_TIMES_S = 0.05
 STOP_MARGIN_S = 3.0
 """Of the time for a stop, what ending a worker takes, and again what putting its work back takes."""
 
@@ -77,6 +78,7 @@ class Supervisor:
         reach: Callable[[str], None] = lambda point: None,
     ) -> None:
         self._store, self._plan = store, plan
+        self._began = time.time()
         self._wake, self._end = Event(), Event()
         self._hurry, self._left_behind = Event(), Event()
         self._places = [Place(number, self._duty(), self._wake.set) for number in range(1, plan.workers + 1)]
@@ -249,19 +251,17 @@ class Supervisor:
 
     def _sweep(self) -> None:
         """Sweep at the start, now and then, and soon after a worker died, which leaves files behind."""
-        # Temporary files from before the start are nobody's, however young.
-        began = time.time()
-        self._guarded(
-            lambda: self._sweep_once(replace(self._plan.retention, unfinished_s=max(0.0, time.time() - began)))
-        )
+        # Times of files are a few milliseconds behind the clock.
+        self._guarded(lambda: self._sweep_once(unfinished_before=self._began - FILE_TIMES_S))
         while not self._end.is_set():
             self._left_behind.wait(self._plan.sweep_every_s)
             self._left_behind.clear()
             if not self._end.wait(TICK_S):  # what it had is put back by then
-                self._guarded(lambda: self._sweep_once(self._plan.retention))
+                self._guarded(self._sweep_once)
 
-    def _sweep_once(self, retention: Retention) -> None:
-        log.debug("swept", **asdict(self._store.sweep(retention)))
+    def _sweep_once(self, *, unfinished_before: float | None = None) -> None:
+        swept = self._store.sweep(self._plan.retention, unfinished_before=unfinished_before)
+        log.debug("swept", **asdict(swept))
 
 
 def _environment(workers: int) -> dict[str, str]:
