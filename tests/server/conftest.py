@@ -1,6 +1,7 @@
 """Servers that tests of the service share: started once, as each costs seconds."""
 
 import pytest
+
 from server.serving import TOKEN, serving, write_clip
 
 

@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+
 from server.serving import CLICK, FRAMES, HOSTED, mask_of, wait_until_ended
 
 
@@ -45,7 +46,7 @@ def test_a_prediction_is_accepted_runs_and_gives_one_mask_a_frame(create, http):
     prediction = wait_until_ended(http, answer.json()["id"])
     assert prediction["status"] == "succeeded", prediction["error"]
     found = masks(prediction)
-    assert FRAMES == len(found)
+    assert len(found) == FRAMES
     for frame, mask in enumerate(found):
         np.testing.assert_array_equal(mask_of(frame), mask)
 
@@ -53,9 +54,9 @@ def test_a_prediction_is_accepted_runs_and_gives_one_mask_a_frame(create, http):
 def test_it_has_every_field_that_clients_read(create, http):
     prediction = create(headers={"Prefer": "wait"}).json()
     assert re.fullmatch(r"[a-z0-9]{26}", prediction["id"])
-    assert "meta/sam-2-video" == prediction["model"]
-    assert HOSTED == prediction["version"]
-    assert ("api", False, None) == (prediction["source"], prediction["data_removed"], prediction["error"])
+    assert prediction["model"] == "meta/sam-2-video"
+    assert prediction["version"] == HOSTED
+    assert (prediction["source"], prediction["data_removed"], prediction["error"]) == ("api", False, None)
     created, started, completed = (prediction[name] for name in ("created_at", "started_at", "completed_at"))
     assert created <= started <= completed
     assert created.endswith("Z")
@@ -87,7 +88,7 @@ def test_a_version_may_be_an_id_a_name_or_both(create, reference):
 def test_a_model_has_a_route_of_its_own(create):
     answer = create(path="/v1/models/meta/sam-2-video/predictions")
     assert answer.status_code == 201
-    assert "meta/sam-2-video" == answer.json()["model"]
+    assert answer.json()["model"] == "meta/sam-2-video"
 
 
 def test_every_older_version_that_callers_pinned_is_taken(create):
@@ -101,8 +102,8 @@ def test_every_older_version_that_callers_pinned_is_taken(create):
 def test_an_unknown_version_is_refused_in_replicates_words(create, version):
     answer = create(version=version)
     assert answer.status_code == 422
-    assert "application/problem+json" == answer.headers["content-type"]
-    assert "Invalid version or not permitted" == answer.json()["title"]
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["title"] == "Invalid version or not permitted"
 
 
 @pytest.mark.parametrize(
@@ -139,19 +140,19 @@ def test_a_wrong_input_is_named_with_its_value_and_its_limit(create, wrong, kind
 def test_all_wrong_inputs_are_named_at_once(http):
     answer = http.post("/v1/predictions", json={"version": HOSTED, "input": {"video_fps": 99, "mask_type": "x"}})
     kinds = [(each["type"], each["field"]) for each in answer.json()["invalid_fields"]]
-    assert [
+    assert kinds == [
         ("required", "input"),
         ("required", "input"),
         ("number_lte", "input.video_fps"),
         ("enum", "input.mask_type"),
-    ] == kinds
+    ]
 
 
 def test_a_key_beside_input_that_the_api_does_not_have_is_refused(create):
     answer = create(model="meta/sam-2-video")
     assert answer.status_code == 422
     [found] = answer.json()["invalid_fields"]
-    assert "additional_property_not_allowed" == found["type"]
+    assert found["type"] == "additional_property_not_allowed"
 
 
 def test_integers_may_be_written_as_json_numbers_with_a_fraction_of_zero(create):
@@ -174,17 +175,17 @@ def test_what_a_broken_client_sends_by_mistake_is_neither_stored_nor_repeated(ht
 def test_a_blocking_create_answers_with_the_end(create):
     answer = create(headers={"Prefer": "wait"})
     assert answer.status_code == 201
-    assert "succeeded" == answer.json()["status"]
-    assert FRAMES == len(answer.json()["output"])
+    assert answer.json()["status"] == "succeeded"
+    assert len(answer.json()["output"]) == FRAMES
 
 
 def test_a_wait_that_is_over_too_early_answers_starting_with_no_output_never_processing(create, http):
     answer = create(slow(), headers={"Prefer": "wait=1"})
     assert answer.status_code == 202
     prediction = answer.json()
-    assert ("starting", None) == (prediction["status"], prediction["output"])
+    assert (prediction["status"], prediction["output"]) == ("starting", None)
     assert answer.elapsed.total_seconds() < 1
-    assert "succeeded" == wait_until_ended(http, prediction["id"])["status"]
+    assert wait_until_ended(http, prediction["id"])["status"] == "succeeded"
 
 
 def test_while_it_runs_outputs_grow_and_keep_their_addresses(create, http):
@@ -194,8 +195,8 @@ def test_while_it_runs_outputs_grow_and_keep_their_addresses(create, http):
         output = prediction["output"] or []
         assert seen == output[: len(seen)]
         seen = output
-    assert "succeeded" == prediction["status"]
-    assert 0 < len(seen)
+    assert prediction["status"] == "succeeded"
+    assert len(seen) > 0
     assert seen == prediction["output"][: len(seen)]
 
 
@@ -210,8 +211,8 @@ def test_cancelling_stops_it_and_takes_its_outputs_back(create, http):
         pass
     cancelled = http.post(f"/v1/predictions/{id}/cancel")
     assert cancelled.status_code == 200
-    assert ("canceled", None) == (cancelled.json()["status"], cancelled.json()["output"])
-    assert "canceled" == http.get(f"/v1/predictions/{id}").json()["status"]
+    assert (cancelled.json()["status"], cancelled.json()["output"]) == ("canceled", None)
+    assert http.get(f"/v1/predictions/{id}").json()["status"] == "canceled"
 
 
 def test_cancelling_what_has_ended_changes_nothing(create, http):
@@ -224,15 +225,15 @@ def test_a_deadline_cancels_and_is_never_called_aborted(create, http):
     answer = create(slow(), headers={"Cancel-After": "1s"}).json()
     assert answer["deadline"] > answer["created_at"]
     ended = wait_until_ended(http, answer["id"])
-    assert "canceled" == ended["status"]
-    assert "E_DEADLINE" == ended["error_code"]
+    assert ended["status"] == "canceled"
+    assert ended["error_code"] == "E_DEADLINE"
 
 
 @pytest.mark.parametrize("after", ["soon", "0s", "-1s", "1e3", "100h", "٣s".encode()])
 def test_a_deadline_that_cannot_be_read_is_refused(create, after):
     answer = create(headers={"Cancel-After": after})
     assert answer.status_code == 422
-    assert "Cancel-After" == answer.json()["invalid_fields"][0]["field"]
+    assert answer.json()["invalid_fields"][0]["field"] == "Cancel-After"
 
 
 def test_the_same_idempotency_key_makes_one_prediction(create):
@@ -240,7 +241,7 @@ def test_the_same_idempotency_key_makes_one_prediction(create):
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda _: create(headers=key), range(20)))
     assert {201} == {answer.status_code for answer in answers}
-    assert 1 == len({answer.json()["id"] for answer in answers})
+    assert len({answer.json()["id"] for answer in answers}) == 1
 
 
 def test_an_idempotency_key_with_another_request_is_refused(create):
@@ -248,7 +249,7 @@ def test_an_idempotency_key_with_another_request_is_refused(create):
     create(headers=key)
     answer = create({"output_quality": 3}, headers=key)
     assert answer.status_code == 422
-    assert "Idempotency key reused" == answer.json()["title"]
+    assert answer.json()["title"] == "Idempotency key reused"
 
 
 @pytest.mark.parametrize("key", ["", "k" * 256])
@@ -271,7 +272,7 @@ def test_a_video_may_come_in_a_data_uri_which_is_kept_as_a_file(http, clip):
     body = {"version": HOSTED, "input": {"input_video": uri, **CLICK, "output_format": "png"}}
     key = {"Idempotency-Key": "data"}
     answer = http.post("/v1/predictions", json=body, headers={"Prefer": "wait", **key})
-    assert "succeeded" == answer.json()["status"], answer.text
+    assert answer.json()["status"] == "succeeded", answer.text
     np.testing.assert_array_equal(mask_of(3), masks(answer.json())[3])
     kept = answer.json()["input"]["input_video"]
     assert len(clip.read_bytes()) == http.get(kept).json()["size"]
@@ -283,7 +284,7 @@ def test_lists_are_newest_first_in_pages_that_lead_to_one_another(create, http):
         list(pool.map(lambda _: create(), range(101)))
     newest = create().json()["id"]
     first = http.get("/v1/predictions").json()
-    assert 100 == len(first["results"])
+    assert len(first["results"]) == 100
     assert newest == first["results"][0]["id"]
     times = [each["created_at"] for each in first["results"]]
     assert sorted(times, reverse=True) == times
@@ -299,21 +300,21 @@ def test_lists_are_newest_first_in_pages_that_lead_to_one_another(create, http):
 def test_lists_can_be_cut_by_time(create, http):
     create()
     later = datetime.now(UTC) + timedelta(hours=1)
-    assert [] == http.get("/v1/predictions", params={"created_after": later.isoformat()}).json()["results"]
+    assert http.get("/v1/predictions", params={"created_after": later.isoformat()}).json()["results"] == []
     assert http.get("/v1/predictions", params={"created_before": later.isoformat()}).json()["results"]
-    assert 422 == http.get("/v1/predictions", params={"created_after": "yesterday"}).status_code
-    assert 422 == http.get("/v1/predictions", params={"cursor": "b1;drop"}).status_code
+    assert http.get("/v1/predictions", params={"created_after": "yesterday"}).status_code == 422
+    assert http.get("/v1/predictions", params={"cursor": "b1;drop"}).status_code == 422
 
 
 def test_unknown_predictions_are_not_found(http):
     for method, path in (("GET", ""), ("POST", "/cancel")):
         answer = http.request(method, f"/v1/predictions/{'a' * 26}{path}")
-        assert (404, "Not found") == (answer.status_code, answer.json()["title"])
+        assert (answer.status_code, answer.json()["title"]) == (404, "Not found")
 
 
 def test_a_failure_says_why_with_a_code_and_without_a_path(create, http, served):
     failed = create({"click_frames": "77"}, headers={"Prefer": "wait"}).json()
-    assert ("failed", "E_FRAME_RANGE") == (failed["status"], failed["error_code"])
+    assert (failed["status"], failed["error_code"]) == ("failed", "E_FRAME_RANGE")
     assert "77" in failed["logs"] + failed["error"] or "0..5" in failed["error"]
     assert str(served.data_dir) not in str(failed)
 
@@ -339,7 +340,7 @@ def test_a_failure_says_why_with_a_code_and_without_a_path(create, http, served)
 def test_bodies_that_are_not_plain_json_are_the_callers_mistake(http, body):
     answer = http.post("/v1/predictions", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code in (400, 422)
-    assert "application/problem+json" == answer.headers["content-type"]
+    assert answer.headers["content-type"] == "application/problem+json"
 
 
 def test_a_body_over_the_limit_is_refused_before_it_is_sent(served):
@@ -357,7 +358,7 @@ def test_a_body_over_the_limit_that_does_not_say_so_is_refused_while_it_is_read(
 
 def test_webhook_addresses_must_be_addresses(create):
     answer = create(webhook="not a url")
-    assert (422, "webhook") == (answer.status_code, answer.json()["invalid_fields"][0]["field"])
+    assert (answer.status_code, answer.json()["invalid_fields"][0]["field"]) == (422, "webhook")
 
 
 def test_models_and_versions_are_listed_with_their_schemas(http):
@@ -366,27 +367,27 @@ def test_models_and_versions_are_listed_with_their_schemas(http):
     [version] = http.get("/v1/models/meta/sam-2-video/versions").json()["results"]
     assert models["meta/sam-2-video"]["latest_version"] == version
     own = http.get(f"/v1/models/meta/sam-2-video/versions/{HOSTED}").json()
-    assert HOSTED == own["id"]
+    assert own["id"] == HOSTED
     assert version["openapi_schema"] == own["openapi_schema"]
-    assert 404 == http.get(f"/v1/models/masklet/nano/versions/{HOSTED}").status_code
+    assert http.get(f"/v1/models/masklet/nano/versions/{HOSTED}").status_code == 404
 
 
 def test_what_clients_expect_beside_predictions_is_there(http):
-    assert "local" == http.get("/v1/account").json()["username"]
+    assert http.get("/v1/account").json()["username"] == "local"
     assert http.get("/v1/hardware").json()[0].keys() == {"sku", "name"}
     [collection] = http.get("/v1/collections").json()["results"]
     assert http.get(f"/v1/collections/{collection['slug']}").json()["models"]
     assert http.get("/v1/webhooks/default/secret").json()["key"].startswith("whsec_")
     assert [] == http.get("/v1/deployments").json()["results"] == http.get("/v1/trainings").json()["results"]
     found = http.request("QUERY", "/v1/models", content='"nano"').json()["results"]
-    assert ["meta/sam-2-video", "masklet/nano"] == [f"{model['owner']}/{model['name']}" for model in found]
+    assert [f"{model['owner']}/{model['name']}" for model in found] == ["meta/sam-2-video", "masklet/nano"]
     assert "masklet/nano" in http.get("/v1/models/masklet/nano/readme").text
-    assert 404 == http.get("/v1/models/meta/nothing").status_code
+    assert http.get("/v1/models/meta/nothing").status_code == 404
 
 
 def test_the_manifest_with_every_objects_masks_is_a_signed_address_too(create):
     prediction = create(headers={"Prefer": "wait"}).json()
     manifest = httpx.get(prediction["urls"]["manifest"]).json()
-    assert FRAMES == len(manifest["frames"])
-    assert ["square"] == [each["name"] for each in manifest["objects"]]
+    assert len(manifest["frames"]) == FRAMES
+    assert [each["name"] for each in manifest["objects"]] == ["square"]
     assert prediction["input"] == manifest["request"]

@@ -18,7 +18,7 @@ from masklet.server.problems import InvalidField, Refusal, invalid_input, too_la
 
 CONTENT = "content"
 """Name of the part that is the file."""
-MOST_PARTS = 10
+MOST_PARTS = 40
 SMALL_PART_BYTES = 64_000
 NAME_CHARACTERS = 255
 UNKNOWN_TYPE = "application/octet-stream"
@@ -109,7 +109,7 @@ class _Reader:
         return Received(
             name=_shown(_text(texts.get("filename")) or content.filename or "file"),
             content_type=_shown(_text(texts.get("type")) or content.content_type or UNKNOWN_TYPE),
-            metadata=_metadata(texts.get("metadata")),
+            metadata=_metadata(texts.get("metadata")) | _spread_out(texts),
         )
 
     def _begin(self) -> None:
@@ -159,6 +159,15 @@ def _metadata(text: bytes | None) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise invalid_input([InvalidField("invalid_type", "metadata", "metadata must be a JSON object")])
     return value
+
+
+def _spread_out(texts: dict[str, bytes]) -> dict[str, str]:
+    """Gather `metadata[NAME]`: the Python client 2 sends each entry as a part of its own, as text."""
+    return {
+        name[len("metadata[") : -1]: _text(text)
+        for name, text in texts.items()
+        if name.startswith("metadata[") and name.endswith("]")
+    }
 
 
 def _text(value: bytes | None) -> str:
