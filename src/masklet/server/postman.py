@@ -53,7 +53,7 @@ class Postman:
         self._thread.start()
 
     def stop(self) -> None:
-        """Send nothing new. What is under way is not waited for: unless it ends in time, it is sent again after a start."""
+        """Send nothing new. What is under way is not waited for: it may be sent again after a start."""
         self._end.set()
         if self._thread.ident is not None:
             self._thread.join()
