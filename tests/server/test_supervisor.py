@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from masklet.jobs import JobStore, LeaseLost, Retention
-from masklet.server.attempt import Patience
+from masklet.server.duty import Patience
 from masklet.server.supervisor import Plan, Supervisor
 from server.patches import FRAMES, ask, ended, masks_of, see, wait_for, write_film
 

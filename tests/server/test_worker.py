@@ -9,7 +9,8 @@ import pytest
 
 from masklet.errors import NoSpace
 from masklet.jobs import JobStore, Surroundings
-from masklet.server.attempt import Attempt, Patience
+from masklet.server.attempt import Attempt
+from masklet.server.duty import Patience
 from masklet.server.engine import Advanced, Finished
 from masklet.server.failures import JobFailure
 from masklet.server.prepare import prepare

@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, NoReturn
@@ -16,9 +15,10 @@ from typing import Any, NoReturn
 import structlog
 
 from masklet.errors import NoSpace, Problem
-from masklet.jobs import LEASE_S, Claim, JobStore, LeaseLost, Outcome, StoreBusy, make_durable
+from masklet.jobs import Claim, JobStore, LeaseLost, Outcome, StoreBusy, make_durable
 from masklet.jobs.folder import remove_tree
 from masklet.request import Request, options
+from masklet.server.duty import Patience
 from masklet.server.engine import Advanced, Engine, Finished, Said
 from masklet.server.failures import failure_of
 from masklet.server.prepare import Prepare
@@ -37,16 +37,6 @@ CONTENT_TYPES = {
 _BAR = 10
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a worker is waited for."""
-
-    lease_s: float = LEASE_S
-    """Without a heartbeat."""
-    stall_s: float = 600.0
-    """Without a frame, heartbeats or not."""
 
 
 class Stopped(Exception):

@@ -14,6 +14,7 @@ from masklet.jobs import Delivery, JobStore, Limits, Retention, Surroundings
 from masklet.server.app import create_app
 from masklet.server.cog import SOURCE, describe_cog
 from masklet.server.crashpoints import crash_point
+from masklet.server.duty import Patience
 from masklet.server.listen import listening_socket, make_server
 from masklet.server.ops import set_up_logs
 from masklet.server.service import Service
@@ -64,7 +65,11 @@ def _plan(settings: Settings) -> Plan:
         device=settings.device,
         dtype=settings.dtype,
         run_s=settings.run_s,
+        load_s=settings.load_s,
+        cancel_s=settings.cancel_s,
         stop_s=settings.stop_s,
+        sweep_every_s=settings.sweep_s,
+        patience=Patience(settings.lease_s, settings.stall_s),
         retention=Retention(settings.data_keep_s, settings.row_keep_s),
     )
 

@@ -13,7 +13,7 @@ from threading import Thread
 from typing import Literal
 
 from masklet.jobs import Lease
-from masklet.server.worker import SETUP_FAILED, Duty
+from masklet.server.duty import SETUP_FAILED, Duty
 
 State = Literal["loading", "ready", "busy", "failed", "gone"]
 PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)

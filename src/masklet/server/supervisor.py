@@ -14,10 +14,9 @@ import structlog
 
 from masklet.errors import Problem
 from masklet.jobs import JobStore, Lease, LeaseLost, Retention
-from masklet.server.attempt import Patience
+from masklet.server.duty import Duty, Patience
 from masklet.server.postman import Postman, Send
 from masklet.server.staff import Place, State
-from masklet.server.worker import Duty
 
 TICK_S = 0.2
 """A death wakes the watch at once; this is for what nobody announces."""

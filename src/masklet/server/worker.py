@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Thread
 from types import FrameType
@@ -22,49 +21,20 @@ import structlog
 
 from masklet.errors import Problem
 from masklet.jobs import Claim, JobStore, StoreBusy, Surroundings
-from masklet.server.attempt import Attempt, Patience
+from masklet.server.attempt import Attempt
 from masklet.server.crashpoints import crash_point
+from masklet.server.duty import SETUP_FAILED, Duty
 from masklet.server.engine import Engine, RealEngine
 from masklet.server.prepare import Prepare, prepare
 
 POLL_S = 0.04
 """Between two looks at whether anything was committed; one takes microseconds."""
 LOOK_ANYWAY_S = 2.0
-SETUP_FAILED = 3
-"""Exit code of a worker whose model could not be loaded."""
 _PR_SET_PDEATHSIG = 1
 _FIRST_TO_GO = "500"
 """`oom_score_adj`: when memory runs out, the kernel should take the worker, not the server."""
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class Duty:
-    """What a worker is told. It knows no tokens and no addresses."""
-
-    data_dir: str
-    boot_id: str
-    name: str
-    report_fd: int
-    engine: str = "real"
-    weights: str = "nano"
-    device: str = "auto"
-    dtype: str = "auto"
-    stop_s: float = 20.0
-    """So long it may go on with a prediction after it was asked to stop, if that one ends in time."""
-    patience: Patience = field(default_factory=Patience)
-    stub_load_s: float = 0.0
-
-    def as_text(self) -> str:
-        """Write it for the command line."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def read(cls, text: str) -> "Duty":
-        """Read `as_text`."""
-        values = json.loads(text)
-        return cls(**(values | {"patience": Patience(**values["patience"])}))
 
 
 class Worker:
