@@ -279,13 +279,13 @@ class Thorough(Person):
 def test_a_clip_without_gradients_gets_the_trackers_answers(network, start, monkeypatch):
     # A batch differs from one by one in the last digit, which rounding a memory to bfloat16 can make a visible one.
     monkeypatch.setattr("masklet.tracker.MAP_DTYPE", torch.float32)
-    network, clip, kinds, corrected = network(), short(5), set(), set()
+    network, clip, kinds, corrected = network(), short(4), set(), set()
     for seed in (1, 2):
         person = Thorough(clip, np.random.default_rng(seed))
         with torch.no_grad():
             result = unroll(network, clip, person, start=start, disturbed=False)
         kinds.update(person.kinds)
-        numbers = [0, *range(1 + start, 5 + start)]
+        numbers = [0, *range(1 + start, 4 + start)]
         corrected.update(prompt.frame for said in result.prompts[1:] for prompt in said)
         for ours, theirs in zip(result.memories, tracked(network, clip, result.prompts, numbers), strict=True):
             for a, b in zip(ours, theirs, strict=True):
@@ -511,18 +511,18 @@ def without_time(lines):
 
 def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(small_run(whole, steps=5))
+    train(small_run(whole, steps=4))
 
     def stop(line):
         if line["step"] == 2:
             raise Cancelled("stopped")
 
     with pytest.raises(Cancelled):
-        train(small_run(parts, steps=5), report=stop)
+        train(small_run(parts, steps=4), report=stop)
     assert load_network(parts / "model.safetensors").config.is_nano
     with (parts / "log.jsonl").open("a") as log:  # steps of which no checkpoint knows, and half a line
         log.write('{"step": 3, "loss": 0}\n{"step": 4, "lo')
-    train(small_run(parts, steps=5), resume=True)
+    train(small_run(parts, steps=4), resume=True)
     assert without_time(read_log(parts)) == without_time(read_log(whole))
     states = [torch.load(out / "state.pt", weights_only=True) for out in (whole, parts)]
     for kind in ("weights", "average"):
@@ -593,6 +593,16 @@ def test_the_command_trains_nano_resumes_and_leaves_weights_log_and_curves(tmp_p
 
 def test_the_command_knows_the_recipes():
     assert set(TRAININGS) == set(RECIPES)
+
+
+def test_an_official_checkpoint_is_fine_tuned_at_its_own_size_with_its_trunk_left_alone(tmp_path):
+    data = [write_dataset(tmp_path / "data")]
+    save_network(tiny(), tmp_path / "tiny.safetensors")
+    run = prepare("finetune", data, tmp_path / "out", model=tmp_path / "tiny.safetensors", limits=Limits(1))
+    assert run.network.config == sam2_config("tiny")
+    assert run.draw(0).side_px == 1024
+    trained = {name for name, parameter in run.network.named_parameters() if parameter.requires_grad}
+    assert trained == {name for group in ("decoder", "neck", "memory") for name, _ in members_of(tiny(), group)}
 
 
 def test_mistakes_are_explained(tmp_path):

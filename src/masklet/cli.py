@@ -281,7 +281,7 @@ def train(
       masklet segment film.mp4 --model trained/model.safetensors --click-coordinates "[320,180]"
     """
     from masklet.segment import Advance, Note
-    from masklet.train.loop import Limits, prepare
+    from masklet.train.loop import CURVES, Limits, prepare
     from masklet.train.loop import train as run
 
     progress = _Progress(unit="step")
@@ -294,7 +294,10 @@ def train(
 
     training = prepare(recipe, data, out, limits=Limits(steps, minutes), **start)
     with progress:
-        _print(str(run(training, resume=resume, report=show)))
+        weights = run(training, resume=resume, report=show)
+    _print(str(weights))
+    if not weights.with_name(CURVES).exists():
+        _chat("no curves were drawn, which needs matplotlib: pip install 'masklet[train]'")
 
 
 @cli.command()
