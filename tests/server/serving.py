@@ -65,7 +65,7 @@ class Served:
     def client(self, token=None, **more):
         """Return an HTTP client for it."""
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        trust = ssl.create_default_context(cafile=CERT)
+        trust = ssl.create_default_context(cafile=CERT) if self.url.startswith("https") else False
         return httpx.Client(base_url=self.url, headers=headers, verify=trust, timeout=PATIENCE_S, **more)
 
     def stop(self, number=signal.SIGTERM):
