@@ -281,8 +281,10 @@ def train(
       masklet segment film.mp4 --model trained/model.safetensors --click-coordinates "[320,180]"
     """
     from masklet.segment import Advance, Note
-    from masklet.train.loop import CURVES, Limits, prepare
+    from masklet.train.curves import CURVES
+    from masklet.train.loop import prepare
     from masklet.train.loop import train as run
+    from masklet.train.recipes import Limits
 
     progress = _Progress(unit="step")
 
@@ -328,22 +330,32 @@ def main() -> None:
     """Run the command line and end the process with its exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # paths are printed as the bytes they are
-    for number in STOPS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _end)
+    heard = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, _end)
+    code = _run()
+    for number in heard:  # nobody's clean-up is left to go by way of
+        signal.signal(number, signal.SIG_DFL)
+    sys.exit(code)
+
+
+def _run() -> int | str | None:
+    """Run the command line and return what to end with."""
     try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
+        return cli.main(standalone_mode=False) or 0
+    except SystemExit as end:
+        return end.code
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except Problem as problem:
         _chat(f"masklet: {problem}")
-        sys.exit(problem.exit_code)
+        return problem.exit_code
     except Interrupt as stopped:
         _chat("masklet: stopped at once; finished frames are kept, nothing half-written is left")
-        sys.exit(stopped.exit_code)
+        return stopped.exit_code
     except Exception:
         with suppress(OSError):
             traceback.print_exc()
         _chat("masklet: this is a bug in masklet: please report it with the lines above")
-        sys.exit(1)
+        return 1

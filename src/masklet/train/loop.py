@@ -7,11 +7,11 @@ same clips, prompts and losses. The result is the moving average of the weights,
 import copy
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,21 +21,14 @@ from masklet.errors import BadWeights, Cancelled
 from masklet.files import draft_path, make_folder, refusals
 from masklet.model.network import STRIDE, Network
 from masklet.train.clips import Clip, FolderSource, Mixture, Source
+from masklet.train.curves import LOG, draw_curves, read_log
 from masklet.train.losses import Losses, mean
 from masklet.train.prompting import Person
+from masklet.train.recipes import RECIPES, Limits, Recipe, members_of
 from masklet.train.synthetic import SyntheticSource
 from masklet.train.unroll import Unrolled, unroll
 from masklet.weights import load_network, save_network
 
-Group = Literal["decoder", "neck", "memory", "trunk"]
-
-GROUPS: Mapping[Group, tuple[str, ...]] = {
-    "decoder": ("sam_mask_decoder.", "sam_prompt_encoder."),
-    "neck": ("image_encoder.neck.",),
-    "memory": ("memory_", "maskmem_", "mask_downsample.", "obj_ptr_", "no_mem_", "no_obj_"),
-    "trunk": ("image_encoder.trunk.",),
-}
-"""Beginnings of the names of each group's parameters; together they are all."""
 ASPECTS = (16 / 9, 16 / 9, 16 / 9, 4 / 3, 1.0, 9 / 16)
 """Shapes of pictures, width to height, drawn equally often."""
 WEIGHT_DECAY = 0.01
@@ -55,53 +48,7 @@ PART_SHARE = 0.3
 MOST_START = 12
 """Tracking begins up to this many frames after the prompt, so that distances in time vary (memory only)."""
 SAVE_SECONDS = 300.0
-STATE, MODEL, LOG, CURVES = "state.pt", "model.safetensors", "log.jsonl", "curves.png"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What really differs between trainings."""
-
-    name: str
-    rates: Mapping[Group, float]
-    """Learning rate of each group that is trained; the others stay as they are."""
-    long_sides_px: tuple[int, ...] = ()
-    """Input sizes, one drawn for each step; none: the model's own."""
-    frames: int = 4
-    objects: int = 3
-    """At most so many of a clip's objects; of a picture's three times as many."""
-    clips: int = 2
-    """Clips a step."""
-    picture_share: float = 0.3
-    """Share of single pictures among clips."""
-    steps: int = 20_000
-
-
-RECIPES: Mapping[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("nano", {"decoder": 1e-4, "neck": 5e-5}, long_sides_px=(448, 576, 672)),
-        Recipe("nano-trunk", {"decoder": 5e-5, "neck": 5e-5, "trunk": 1e-5}, long_sides_px=(448, 576, 672), steps=8000),
-        Recipe("nano-memory", {"decoder": 2e-5, "memory": 3e-4}, long_sides_px=(352, 448), frames=6, picture_share=0.1),
-        Recipe("finetune", {"decoder": 1e-5, "neck": 1e-5, "memory": 1e-5}, frames=4, objects=2, steps=1000),
-    )
-}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When a run ends; of two limits whichever comes first. Time counts over all resumptions."""
-
-    steps: int = 0
-    """0: as many as the recipe says."""
-    minutes: float | None = None
-
-    def share(self, step: int, seconds: float) -> float:
-        """Return how much of the run is done, 0..1."""
-        shares = [step / self.steps]
-        if self.minutes is not None:
-            shares.append(seconds / 60 / self.minutes)
-        return min(1.0, max(shares))
+STATE, MODEL = "state.pt", "model.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +140,7 @@ class Run:
         return line | {"gradient": round(float(norm), 3), "rate": rate, "seconds": round(seconds, 2)} | sizes
 
     def save(self) -> None:
-        """Write the averaged weights, and all that is needed to go on, each by rename."""
+        """Write the averaged weights, all that is needed to go on, and the curves; each by rename."""
         notes = {"recipe": self.recipe.name, "steps": str(self.step), "seed": str(self.seed)}
         save_network(self.average, self.out / MODEL, metadata=notes)
         names = [name for name, p in self.network.named_parameters() if p.requires_grad]
@@ -207,6 +154,7 @@ class Run:
         path = self.out / STATE
         with refusals(path), draft_path(path) as draft:
             torch.save(state, draft)
+        draw_curves(self.out)
 
     def resume(self) -> None:
         """Go on from what `save` wrote, and forget what the log holds of later steps."""
@@ -318,7 +266,6 @@ def train(run: Run, *, resume: bool = False, report: Callable[[dict[str, Any]], 
             run.save()
             raise
     run.save()
-    draw_curves(run.out)
     return run.out / MODEL
 
 
@@ -327,53 +274,13 @@ def _lines(run: Run) -> Iterator[dict[str, Any]]:
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(run.draw, run.step)
         while not run.done:
+            began = time.perf_counter()
             drawn = ahead.result()
+            waited = time.perf_counter() - began
+            run.seconds += waited
             ahead = pool.submit(run.draw, run.step + 1)
-            yield run.learn(drawn)
+            yield run.learn(drawn) | {"waited": round(waited, 2)}
         ahead.cancel()
-
-
-def members_of(network: Network, group: Group) -> list[tuple[str, nn.Parameter]]:
-    """Return the named parameters of a group."""
-    return [(name, p) for name, p in network.named_parameters() if name.startswith(GROUPS[group])]
-
-
-def read_log(out: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's log; a last line that was cut short is left out."""
-    lines = []
-    for text in (out / LOG).read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
-
-
-def draw_curves(out: Path) -> bool:
-    """Plot the log as `curves.png`; False where matplotlib (extra `train`) is missing."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
-    lines = read_log(out)
-    if not lines:
-        return False
-    shown = (("loss", "focal", "dice", "iou", "occlusion"), ("j_click", "j_box", "j_track", "j_correct"))
-    figure = Figure(figsize=(12, 5), layout="constrained")
-    for axes, names in zip(figure.subplots(1, 2), shown, strict=True):
-        for name in names:
-            points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
-            if points:
-                steps, values = np.array(points).T
-                width = max(1, len(values) // 50)
-                kernel = np.ones(width) / width
-                axes.plot(np.convolve(steps, kernel, "valid"), np.convolve(values, kernel, "valid"), label=name)
-        axes.set_xlabel("step")
-        axes.legend()
-        axes.grid(alpha=0.3)
-    with draft_path(out / CURVES) as draft:
-        figure.savefig(draft, format="png")
-    return True
 
 
 def _narrow_pays() -> bool:
