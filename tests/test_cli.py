@@ -57,6 +57,12 @@ def clip(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def still(tmp_path_factory):
+    """A picture, for what one frame can show as well."""
+    return write_folder(tmp_path_factory.mktemp("clips") / "still", frames=1) / "0.png"
+
+
+@pytest.fixture(scope="module")
 def longer(tmp_path_factory):
     """A clip that takes long enough to be interrupted."""
     return write_folder(tmp_path_factory.mktemp("clips") / "longer", frames=FRAMES)
@@ -336,25 +342,23 @@ def test_a_video_that_may_not_be_read_is_code_4(bad):
             ["--model", "sam2.1-tyni"],
             "model 'sam2.1-tyni' is no file, .*Did you mean sam2.1-tiny.*Known: nano, sam2.1-tiny",
         ),
-        (["--model", "text.mp4"], "text.mp4 is neither a checkpoint"),
         (["--device", "warp"], "device 'warp' is not here: choose auto or cpu"),
-        (["--dtype", "float8"], "dtype 'float8' is not known: choose auto, float32"),
     ],
 )
 def test_a_model_that_cannot_be_had_is_code_5(flags, said, bad):
     refused(bad, ["segment", "good.mp4", "--box", BOX, *flags], 5, said)
 
 
-def test_a_folder_that_cannot_take_results_is_code_6(clip, work):
+def test_a_folder_that_cannot_take_results_is_code_6(still, work):
     (work / "locked").mkdir(mode=0o555)
     said = "Cannot write locked/out: Permission denied .*Choose a folder this user may write to"
-    refused(work, ["segment", clip, "--box", BOX, "--out", "locked/out"], 6, said, before=shell.DROP_PRIVILEGES)
+    refused(work, ["segment", still, "--box", BOX, "--out", "locked/out"], 6, said, before=shell.DROP_PRIVILEGES)
 
 
-def test_a_full_disk_is_code_6_and_leaves_nothing_half_written(clip, work):
+def test_a_full_disk_is_code_6_and_leaves_nothing_half_written(still, work):
     flags = ["--box", BOX, "--mask-type", "highlighted", "--output-format", "png"]
     said = r"Cannot write .*frame_00000.png: File too large \(.* MB free of .* MB\)\. Make room"
-    refused(work, ["segment", clip, *flags], 6, said, before=shell.no_file_above(4_000))
+    refused(work, ["segment", still, *flags], 6, said, before=shell.no_file_above(4_000))
 
 
 def test_folder_with_results_is_code_3(clip, work):
@@ -362,19 +366,19 @@ def test_folder_with_results_is_code_3(clip, work):
     refused(work, ["segment", clip, "--box", BOX, "--out", "."], 3, r"\. already holds results \(manifest.json\)")
 
 
-def test_a_read_only_folder_of_the_video_does_not_matter(clip, work):
+def test_a_read_only_folder_of_the_video_does_not_matter(still, work):
     locked = work / "locked"
     locked.mkdir()
-    shutil.copy(clip, locked / "clip.mp4")
+    shutil.copy(still, locked / "dog.png")
     locked.chmod(0o555)
-    done = masklet("segment", "locked/clip.mp4", "--box", BOX, cwd=work, before=shell.DROP_PRIVILEGES)
-    assert (done.code, done.out) == (0, "clip_masks\nclip_masks/manifest.json\n")
+    done = masklet("segment", "locked/dog.png", "--box", BOX, cwd=work, before=shell.DROP_PRIVILEGES)
+    assert (done.code, done.out) == (0, "dog_masks/frame_00000.webp\ndog_masks/manifest.json\n")
 
 
-def test_a_name_that_is_no_text_is_printed_as_it_is(work, clip):
-    name = os.fsdecode(b"caf\xe9.mp4")  # Latin-1, as old disks have it
-    shutil.copy(clip, work / name)
-    done = masklet("segment", name, "--box", BOX, "--output-frame-interval", "3", cwd=work)
+def test_a_name_that_is_no_text_is_printed_as_it_is(work, still):
+    name = os.fsdecode(b"caf\xe9.png")  # Latin-1, as old disks have it
+    shutil.copy(still, work / name)
+    done = masklet("segment", name, "--box", BOX, cwd=work)
     assert (done.code, os.fsencode(done.out.split("\n")[0])) == (0, b"caf\xe9_masks/frame_00000.webp")
 
 
@@ -439,13 +443,23 @@ def test_ctrl_c_finishes_the_frame_under_way_keeps_it_and_says_so(running, work)
     assert err.endswith(f"masklet: stopped by SIGINT: {count} finished frames are kept in out\n")
 
 
+def twice_interrupted(running, work):
+    """Press Ctrl-C twice within a frame; on a busy machine the frame may end before the second one arrives."""
+    for _ in range(3):
+        shutil.rmtree(work / "out", ignore_errors=True)
+        process = running("--box", BOX, "--output-video", "--per-object")
+        wait_for((work / "out/001_disc/frame_00001.png").exists, process)
+        process.send_signal(signal.SIGINT)
+        assert any("once more stops at once" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        code, err = ended(process)
+        if "finished frames are kept in out" not in err:
+            return code, err
+    pytest.fail("the second Ctrl-C always came too late")
+
+
 def test_a_second_ctrl_c_stops_at_once_and_leaves_nothing_half_written(running, work):
-    process = running("--box", BOX, "--output-video", "--per-object")
-    wait_for((work / "out/001_disc/frame_00001.png").exists, process)
-    process.send_signal(signal.SIGINT)
-    assert any("once more stops at once" in line for line in process.stderr)
-    process.send_signal(signal.SIGINT)
-    code, err = ended(process)
+    code, err = twice_interrupted(running, work)
     assert code == 130
     assert err.endswith("masklet: stopped at once; finished frames are kept, nothing half-written is left\n")
     assert not any(name.endswith((".part", ".mp4")) for name in left_in(work))
@@ -493,11 +507,11 @@ def test_when_nobody_reads_the_results_any_more_it_ends_quietly(work):
     assert (process.returncode, err) == (141, "")
 
 
-def test_when_nobody_reads_the_chat_any_more_work_goes_on(clip, work):
+def test_when_nobody_reads_the_chat_any_more_work_goes_on(still, work):
     read, write = os.pipe()
     os.close(read)
-    flags = ["--click-coordinates", "[40,30]", "--output-frame-interval", "3"]
-    process = shell.start("segment", clip, *flags, cwd=work, stdout=subprocess.PIPE, stderr=write, text=True)
+    flags = ["--click-coordinates", "[40,30]"]
+    process = shell.start("segment", still, *flags, cwd=work, stdout=subprocess.PIPE, stderr=write, text=True)
     os.close(write)
     out, _ = process.communicate(timeout=shell.PATIENCE_S)
     assert (process.returncode, out.count("\n")) == (0, 2)
