@@ -23,9 +23,9 @@ EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.re
 SMALL = """\
 from dataclasses import replace
 from masklet.model import config
-config.NANO = replace(config.NANO, image_px=224)
+config.NANO = replace(config.NANO, image_px=112)
 """
-"""Lets nano look at 224 instead of 672 pixels: pages then take seconds, and all else is as their readers have it."""
+"""Lets nano look at 112 instead of 672 pixels: pages then take seconds, and all else is as their readers have it."""
 
 
 @pytest.fixture(scope="module")
