@@ -524,7 +524,9 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
     assert load_network(parts / "model.safetensors").config.is_nano
     with (parts / "log.jsonl").open("a") as log:  # steps of which no checkpoint knows, and half a line
         log.write('{"step": 3, "loss": 0}\n{"step": 4, "lo')
-    train(small_run(parts, steps=4), resume=True)
+    resumed = small_run(parts, steps=4)
+    resumed.seed = 7  # is forgotten
+    train(resumed, resume=True)
     assert without_time(read_log(parts)) == without_time(read_log(whole))
     states = [torch.load(out / "state.pt", weights_only=True) for out in (whole, parts)]
     for kind in ("weights", "average"):

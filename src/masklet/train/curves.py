@@ -9,7 +9,7 @@ import numpy as np
 from masklet.files import draft_path
 
 LOG, CURVES = "log.jsonl", "curves.png"
-SMOOTHED = 50
+SMOOTHED = 15
 """Points of a curve are means over this part of a run, one in so many."""
 
 

@@ -145,6 +145,7 @@ class Run:
         save_network(self.average, self.out / MODEL, metadata=notes)
         names = [name for name, p in self.network.named_parameters() if p.requires_grad]
         state = {
+            "seed": self.seed,
             "step": self.step,
             "seconds": self.seconds,
             "optimiser": self.optimiser.state_dict(),
@@ -157,7 +158,7 @@ class Run:
         draw_curves(self.out)
 
     def resume(self) -> None:
-        """Go on from what `save` wrote, and forget what the log holds of later steps."""
+        """Go on from what `save` wrote, with its seed, and forget what the log holds of later steps."""
         path = self.out / STATE
         if not path.is_file():
             raise BadWeights(f"{path} does not exist: nothing to resume there; start without --resume")
@@ -168,7 +169,7 @@ class Run:
         self.network.load_state_dict(state["weights"], strict=False)
         self.average.load_state_dict(state["average"], strict=False)
         self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.seed, self.step, self.seconds = state["seed"], state["step"], state["seconds"]
         lines = [line for line in read_log(self.out) if line["step"] <= self.step]
         with draft_path(self.out / LOG) as draft:
             draft.write_text("".join(json.dumps(line) + "\n" for line in lines))
