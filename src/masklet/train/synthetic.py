@@ -74,9 +74,13 @@ class SyntheticSource:
     """
 
     def __init__(self, folder: str | Path, *, stories: Mapping[Story, float] = STORIES, held_out: bool = False) -> None:
-        every = cutouts_in(Path(folder) / "cutouts")
-        self._cutouts = tuple(path for path in every if _is_held_out(path) == held_out)
-        if not self._cutouts:
+        styles: dict[str, list[Path]] = {}
+        for path in cutouts_in(Path(folder) / "cutouts"):
+            if _is_held_out(path) == held_out:
+                styles.setdefault(path.stem.partition("-")[0], []).append(path)
+        # Every style as often as any other: there are thousands of emoji for each hundred things from films.
+        self._styles = tuple(styles.values())
+        if not self._styles:
             raise BadVideo(f"{folder} has no cutouts/*.png: run scripts/make_training_data.py first")
         self._backgrounds = Backgrounds.of(Path(folder) / "backgrounds")
         self._stories = tuple(stories)
@@ -119,7 +123,8 @@ class SyntheticSource:
 
     def _thing(self, rng: np.random.Generator, stage: Stage, sizes: tuple[float, float]) -> _Layer:
         """Draw a cut-out, its looks and its way."""
-        picture = read_cutout(self._cutouts[int(rng.integers(len(self._cutouts)))])
+        style = self._styles[int(rng.integers(len(self._styles)))]
+        picture = read_cutout(style[int(rng.integers(len(style)))])
         scale = stage.size_hw[0] * log_uniform(rng, *sizes) / max(picture.size)
         if scale < 0.7:  # made small once and well; bilinear steps do the rest
             small = [max(4, round(1.2 * scale * side)) for side in picture.size]
