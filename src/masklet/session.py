@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from masklet.choices import Direction
 from masklet.errors import BadPrompt
 from masklet.masks import FrameMasks
 from masklet.memory import Memory
@@ -24,7 +25,6 @@ from masklet.tracker import Tracker
 from masklet.video import Frame, Video, open_video
 from masklet.weights import load_network
 
-Direction = Literal["both", "forward", "backward"]
 Progress = Callable[[int, int], None]
 """Called after each frame with the frames done and the frames in all; may raise `Cancelled`."""
 
