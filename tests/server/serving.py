@@ -133,3 +133,11 @@ def wait_until_ended(client, id):
             return prediction
         time.sleep(0.03)
     raise AssertionError(f"{id} did not end in time")
+
+
+def wait_until(happened):
+    """Wait for something that a server does by itself, soon."""
+    end = time.monotonic() + PATIENCE_S
+    while not happened():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.03)

@@ -21,14 +21,18 @@ REQUEST_ID = "x-request-id"
 UNMATCHED = "unmatched"
 HIDDEN = "[hidden]"
 SECRETS = (
-    (re.compile(r"(?i)\b(bearer|token|basic)(\s+|%20)[^\s\"',;]+"), rf"\1 {HIDDEN}"),
-    (re.compile(r"(?i)\b(signature|api_key|access_token|key|password|secret|token)=[^&\s\"']+"), rf"\1={HIDDEN}"),
-    (re.compile(r"\bwhsec_[A-Za-z0-9+/=]+"), f"whsec_{HIDDEN}"),
-    (re.compile(r"\b(r8|hf|sk)_[A-Za-z0-9]{8,}"), rf"\1_{HIDDEN}"),
+    (re.compile(r"(?i)\b(bearer|token|basic)(?:\s+|%20)[A-Za-z0-9+/=._~-]{12,}"), rf"\1 {HIDDEN}"),
+    (re.compile(r"(?i)\b(https?://[^\s?\"'<>]+)\?[^\s\"'<>]+"), rf"\1?{HIDDEN}"),
+    (re.compile(r"(?i)\b(signature|key|password|secret|token)=[^&\s\"']+"), rf"\1={HIDDEN}"),
+    (re.compile(r"\bwhsec_[A-Za-z0-9+/=-]+"), f"whsec_{HIDDEN}"),
+    (re.compile(r"(?i)\b(r8|hf|sk)_[A-Za-z0-9]{8,}"), rf"\1_{HIDDEN}"),
     (re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s@\"']+@"), rf"\1{HIDDEN}@"),
     (re.compile(r"(?i)\bdata:([a-z0-9.+/-]*)[;,][^\s\"']+"), rf"data:\1,{HIDDEN}"),
 )
-"""What could let somebody in, or is somebody's data; addresses are logged without their query."""
+"""What could let somebody in, or is somebody's data. Of addresses all that follows the path goes: that is where
+signatures are."""
+SECRET_NAMES = frozenset({"authorization", "cookie", "key", "password", "secret", "signature", "token"})
+"""Whatever is logged under these names."""
 
 log = structlog.get_logger()
 
@@ -41,7 +45,19 @@ def without_secrets(text: str) -> str:
 
 
 def _hide(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return {name: without_secrets(value) if isinstance(value, str) else value for name, value in event.items()}
+    return {name: _hidden(name, value) for name, value in event.items()}
+
+
+def _hidden(name: object, value: Any) -> Any:
+    if str(name).lower() in SECRET_NAMES:
+        return HIDDEN
+    if isinstance(value, str):
+        return without_secrets(value)
+    if isinstance(value, dict):
+        return {inner: _hidden(inner, each) for inner, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_hidden(None, each) for each in value]
+    return value
 
 
 def set_up_logs(*, as_json: bool | None = None, level: int = logging.INFO) -> None:
