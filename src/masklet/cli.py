@@ -245,20 +245,43 @@ def verify(model: str) -> None:
     help="What is said about each object where it is first seen.",
 )
 @click.option("--rounds", type=click.IntRange(0), default=0, help="Rounds of corrective clicks, one an object each.")
-@click.option("--out", type=click.Path(file_okay=False), help="Folder for scores.json and a strip of each sequence.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16, float16.")
+@click.option(
+    "--out", type=click.Path(file_okay=False), help="Folder for scores.json and strips of the worst and best sequences."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def evaluate(dataset: str, model: str, prompt: Any, rounds: int, out: str | None, as_json: bool) -> None:
-    """Measure a model on a dataset with true masks: J, F and J&F as DAVIS counts them, and frames a second."""
-    from masklet.evaluate import evaluate as run
-    from masklet.evaluate import save, summary
+def evaluate(
+    dataset: str, model: str, prompt: Any, rounds: int, out: str | None, as_json: bool, **runs_on: str
+) -> None:
+    """Measure a model on a dataset with true masks: J, F and J&F as DAVIS counts them, and frames a second.
+
+    Whoever stops it keeps the sequences that are done.
+    """
+    from masklet.evaluate import evaluations, save, summary
+    from masklet.segment import Advance
     from masklet.weights import load_network, model_hash
 
-    network = load_network(model)
+    network = load_network(model, **runs_on)
     name = f"{model} {model_hash(network)}"
-    report = run(dataset, network, prompt=prompt, rounds=rounds, report=_chat)
-    if out is not None:
-        save(report, out, name=name, prompt=prompt)
-    _print(json.dumps(summary(report, name=name, prompt=prompt)) if as_json else report.table(name, prompt))
+    progress, report, stopped = _Progress(), None, None
+
+    def count(done: int, total: int) -> None:
+        progress.hear(Advance(done, total))
+
+    try:
+        with progress:
+            for report in evaluations(dataset, network, prompt=prompt, rounds=rounds, progress=count):
+                _chat(str(report.sequences[-1]))
+                if out is not None:
+                    save(report, out, name=name, prompt=prompt)
+    except Cancelled as cancelled:
+        stopped = cancelled
+    if report is not None and report.scores:
+        _print(json.dumps(summary(report, name=name, prompt=prompt)) if as_json else report.table(name, prompt))
+    if stopped is not None:
+        _chat(f"masklet: {stopped}: {len(report.sequences) if report else 0} sequences were done")
+        sys.exit(BY_SIGNAL + progress.stopped_by)
 
 
 @cli.command()
@@ -266,12 +289,12 @@ def evaluate(dataset: str, model: str, prompt: Any, rounds: int, out: str | None
 @click.option("--data", multiple=True, required=True, metavar="DIR", help="Masks as DAVIS, MOSE, SA-V; or cutouts/.")
 @click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder for weights, log and curves.")
 @click.option("--model", default="nano", show_default=True, help="Where to begin: name, file, or hub id.")
-@click.option("--steps", type=click.IntRange(1), default=0, help="End after so many. [default: the recipe's own]")
+@click.option("--steps", type=click.IntRange(1), help="End after so many.  [default: the recipe's own]")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="End after so long, resumptions included.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Decides on everything random.")
 @click.option("--resume", is_flag=True, help="Go on with the training in --out.")
 def train(
-    recipe: str, data: tuple[str, ...], out: str, steps: int, minutes: float | None, resume: bool, **start: Any
+    recipe: str, data: tuple[str, ...], out: str, steps: int | None, minutes: float | None, resume: bool, **start: Any
 ) -> None:
     """Train nano, or fine-tune any model on videos with true masks. A folder given twice is drawn from twice as often.
 
@@ -294,7 +317,7 @@ def train(
             progress.hear(Note(f"step {line['step']}: {numbers}"))
         progress.hear(Advance(line["step"], training.limits.steps))
 
-    training = prepare(recipe, data, out, limits=Limits(steps, minutes), **start)
+    training = prepare(recipe, data, out, limits=Limits(steps or 0, minutes), **start)
     with progress:
         weights = run(training, resume=resume, report=show)
     _print(str(weights))
