@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from masklet.video.pictures import _natural
 
 NUMBER = 77
 GREY = np.asarray(Image.fromarray(picture(NUMBER)).convert("L"))
-GREY_PATCH = round(0.299 * 200 + 0.587 * 60 + 0.114 * 40)
 
 
 def image(number=NUMBER):
@@ -76,8 +76,6 @@ def test_numbers_in_names_count_as_numbers(tmp_path):
     st.lists(st.text("aB01９²٣_ .", min_size=1, max_size=9).filter(lambda n: n.strip(" .")), unique=True, max_size=9)
 )
 def test_any_names_have_one_order(names):
-    from pathlib import Path
-
     paths = [Path(name) for name in names]
     assert sorted(paths, key=_natural) == sorted(reversed(paths), key=_natural)
 
@@ -150,7 +148,7 @@ def test_a_camera_picture_is_upright(tmp_path, kind, orientation):
         3: lambda p: p[::-1, ::-1],
         4: lambda p: p[::-1],
         5: lambda p: p.swapaxes(0, 1),
-        6: lambda p: p[::-1].swapaxes(0, 1)[::-1, ::-1],
+        6: lambda p: p.swapaxes(0, 1)[::-1],
         7: lambda p: p[::-1, ::-1].swapaxes(0, 1),
         8: lambda p: p.swapaxes(0, 1)[:, ::-1],
     }[orientation](picture(NUMBER))
@@ -352,4 +350,3 @@ def test_a_single_picture_is_a_video_of_one_frame(tmp_path):
     video = open_video(tmp_path / "one.jpg")
     assert (video.frame_count, video.height, video.width) == (1, HEIGHT, WIDTH)
     assert number_in(next(video.frames()).rgb) == NUMBER
-    assert int(GREY[HEIGHT * 3 // 4, WIDTH * 3 // 4]) == GREY_PATCH
