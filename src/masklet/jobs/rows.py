@@ -12,8 +12,8 @@ def as_prediction(
     db: sqlite3.Connection, folder: Folder, row: sqlite3.Row, *, as_of: sqlite3.Row | None = None
 ) -> Prediction:
     """Put a prediction together; `as_of` is an event: then as it was when that had just happened."""
-    seq = None if as_of is None else as_of["seq"]
     before_the_end = as_of is not None and as_of["kind"] != "completed"
+    seq = as_of["seq"] if as_of is not None and before_the_end else None
     outputs = _outputs(db, folder, row["id"], seq)
     return Prediction(
         id=row["id"],

@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     allow_origin: list[str] = Field([], description="Origin of a web page elsewhere that may call; may be repeated.")
     tls_cert: Path | None = Field(None, description="Certificate (PEM): speak HTTPS, as file objects of clients need.")
     tls_key: Path | None = Field(None, description="The certificate's private key (PEM).")
+    allow_private_urls: bool = Field(
+        False, description="Fetch videos from, and send webhooks to, this machine and its network too."
+    )
     outputs: Literal["url", "data"] = Field("url", description="Give outputs as addresses, or whole as data: URIs.")
     cog: bool = Field(False, description="Answer /openapi.json as a Cog container does.")
     allow_shutdown: bool = Field(False, description="Let POST /shutdown stop the server, as Cog's does.")
@@ -72,8 +75,17 @@ class Settings(BaseSettings):
     cancel_s: Seconds = Field(2.0, description="A worker that does not let go of what was cancelled is ended after it.")
     sweep_s: Seconds = Field(60.0, description="Between two looks for what has been kept long enough.")
     stop_s: Seconds = Field(30.0, description="So long a stop waits for what is under way.")
+    webhook_s: Seconds = Field(10.0, description="Longest try of a webhook.")
     waiting: Count = Field(10_000, description="Predictions that may wait.")
     waiting_per_owner: Count = Field(2_000, description="Of one owner.")
+    fetch_s: Seconds = Field(300.0, description="Longest download of a video.")
+    frame_pixels: Count = Field(33_177_600, description="Largest frame of a video: 8K.")
+    video_pixels: Count = Field(200_000_000_000, description="Most pixels in all frames of a video.")
+    video_frames: Count = Field(36_000, description="Most frames of a video.")
+    video_s: Seconds = Field(7_200.0, description="Longest video.")
+    decode_s: Seconds = Field(300.0, description="Longest wait for the decoder's next answer.")
+    decode_cpu_s: Seconds = Field(3_600.0, description="Most computing on one video's decoding.")
+    decode_bytes: Bytes = Field(2 * 2**30, description="Most memory for it.")
     room_bytes: Bytes = Field(256 * 2**20, description="With less free disk nothing new is accepted.")
 
     @model_validator(mode="after")

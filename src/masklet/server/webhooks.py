@@ -1,11 +1,12 @@
-"""Signatures of outgoing webhooks, after the Standard Webhooks specification, as Replicate signs them.
+"""Outgoing webhooks: written, signed after the Standard Webhooks specification as Replicate signs them, and sent.
 
-Keys are derived from one secret of the server, so nothing about an owner needs storing. Delivery is the outbox's work.
+Keys are derived from one secret of the server, so nothing about an owner needs storing. When to send, and when to try
+again, is the outbox's business.
 """
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +14,11 @@ from typing import Any
 from standardwebhooks import Webhook
 
 from masklet.jobs import Delivery
+from masklet.server.failures import JobFailure
+from masklet.server.postman import Answer, Send
 from masklet.server.signing import derive
+
+GONE = 410
 
 
 def signing_secret(secret: bytes, owner: str) -> str:
@@ -45,3 +50,21 @@ def compose(delivery: Delivery, about: Mapping[str, Any], key: str, now_s: float
     # Signed is what is sent, to the byte, so it is written once.
     body = json.dumps(about, ensure_ascii=True, allow_nan=False)
     return Message(delivery.url, sign(key, delivery.id, now_s, body), body.encode("ascii"))
+
+
+Post = Callable[[Message], int]
+"""Sends a message and returns the status of the answer; raises `JobFailure`."""
+
+
+def sender(write: Callable[[Delivery], Message], post: Post) -> Send:
+    """Return what the postman sends with."""
+
+    def send(delivery: Delivery) -> Answer:
+        try:
+            status = post(write(delivery))
+        except JobFailure as failure:
+            return Answer(False, f"{failure.code}: {failure}", final=failure.code == "E_URL_FORBIDDEN")
+        # 410 is how a receiver says that it wants no more (Standard Webhooks).
+        return Answer(200 <= status < 300, f"HTTP {status}", final=status == GONE)
+
+    return send
