@@ -104,6 +104,7 @@ class Settings(BaseSettings):
         return Gate(tokens, self.names(), tuple(self.allow_origin))
 
     def names(self) -> tuple[str, ...] | None:
+        """Return the names by which callers may reach this server; None: any."""
         own = [*self.allow_host]
         if self.public_url:
             own.append(_host_of(self.public_url))
