@@ -38,7 +38,7 @@ import unicodedata
 from array import array
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self, get_args
@@ -59,6 +59,13 @@ MANIFEST_VERSION = 1
 
 _LONGEST_SIDE_PX: dict[OutputFormat, int] = {"webp": 16_383, "jpg": 65_535, "png": 2**31 - 1}
 _SLUG_CHARACTERS = 40
+
+
+def _made_by() -> str:
+    """Name this masklet; a checkout that was never installed, as in Cog's image, has no version."""
+    with suppress(PackageNotFoundError):
+        return f"masklet {version('masklet')}"
+    return "masklet"
 
 
 def encode_picture(picture: Picture, *, output_format: OutputFormat, quality: int) -> bytes:
@@ -175,7 +182,7 @@ class Manifest:
             | {"folder": folders[name] if folders else None}
             for number, (name, colour) in enumerate(colours.items(), start=1)
         ]
-        head = {"format": MANIFEST_FORMAT, "version": MANIFEST_VERSION, "made_by": f"masklet {version('masklet')}"}
+        head = {"format": MANIFEST_FORMAT, "version": MANIFEST_VERSION, "made_by": _made_by()}
         head |= {"model": model, "source": source, "request": request, "objects": objects}
         self._head = _json(head)[:-1] + b',\n"frames": [\n'
         self._objects, self._open = colours, True

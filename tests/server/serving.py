@@ -10,13 +10,14 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from threading import Thread
 
 import httpx
 import numpy as np
 
-from masklet.video import VideoWriter
+from masklet.video import VideoWriter, open_video
 
 HERE = Path(__file__).parent
 CERT, KEY = HERE / "tls" / "cert.pem", HERE / "tls" / "key.pem"
@@ -49,6 +50,15 @@ def write_clip(path, frames=FRAMES):
             rgb = np.full((HEIGHT, WIDTH, 3), GROUND, np.uint8)
             rgb[mask_of(frame)] = RED
             film.write(rgb)
+    return path
+
+
+def write_beginning_of_example(path, frames=3):
+    """Write the first frames of the example clip as MP4."""
+    example = HERE.parents[1] / "examples" / "bunny.mp4"
+    with open_video(str(example)) as video, VideoWriter(path, fps=Fraction(10)) as film:
+        for frame in islice(video.frames(), frames):
+            film.write(frame.rgb)
     return path
 
 

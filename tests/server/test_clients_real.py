@@ -4,16 +4,12 @@ import hashlib
 import os
 import subprocess
 import sys
-from fractions import Fraction
-from itertools import islice
-from pathlib import Path
 
 import pytest
 
-from masklet.video import VideoWriter, open_video
 from server.clients.expected import CERT, KEY
 from server.clients.talk import CLIENTS, talk
-from server.serving import MODEL, TOKEN, serving
+from server.serving import MODEL, TOKEN, serving, write_beginning_of_example
 
 FRAMES = 3
 CLICKS = {"click_coordinates": "[230,180],[510,190]", "click_object_ids": "bunny,rock"}
@@ -23,12 +19,7 @@ DRAWN = {"mask_type": "highlighted", "annotation_type": "both", "output_format":
 @pytest.fixture(scope="module")
 def bunny(tmp_path_factory):
     """Return the beginning of the example clip."""
-    path = tmp_path_factory.mktemp("clip") / "bunny.mp4"
-    example = Path(__file__).parents[2] / "examples" / "bunny.mp4"
-    with open_video(str(example)) as video, VideoWriter(path, fps=Fraction(10)) as film:
-        for frame in islice(video.frames(), FRAMES):
-            film.write(frame.rgb)
-    return path
+    return write_beginning_of_example(tmp_path_factory.mktemp("clip") / "bunny.mp4", FRAMES)
 
 
 @pytest.fixture(scope="module")
