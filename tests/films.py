@@ -147,7 +147,7 @@ def write_film(
             stream.codec_context.sample_aspect_ratio = sar
         for name, value in tags.items():
             setattr(stream.codec_context, name, value)
-        track = film.add_stream(sound.codec, rate=sound.rate, layout=sound.layout) if sound else None
+        track = add_sound(film, sound) if sound else None
         if not pictures:
             film.start_encoding()
         for rgb, stamp in zip(pictures, pts, strict=True):
@@ -185,6 +185,12 @@ class Sound:
     seconds: float = 2.4
     start: float = 0.0
     """Seconds after the pictures' first."""
+
+
+def add_sound(film, sound):
+    track = film.add_stream(sound.codec, rate=sound.rate, layout=sound.layout)
+    track.options = {"strict": "experimental"}  # for FFmpeg's own Vorbis
+    return track
 
 
 def mux_sound(film, track, sound):
@@ -244,7 +250,7 @@ def destroyed(path, number, fill=0xFF):
 def write_sound(path, sound, *, cover=None):
     """Write a tone without a film, and with a picture as its cover."""
     with av.open(str(path), "w") as film:
-        track = film.add_stream(sound.codec, rate=sound.rate, layout=sound.layout)
+        track = add_sound(film, sound)
         if cover is not None:
             stream = film.add_stream("mjpeg", rate=1)
             stream.height, stream.width, stream.pix_fmt = *cover.shape[:2], "yuvj420p"
