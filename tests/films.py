@@ -247,6 +247,24 @@ def destroyed(path, number, fill=0xFF):
     return path
 
 
+def scratched(path, number, fill=0x55):
+    """Overwrite the second half of one of a film's packets, as a bad disk or a bad line would; return the path."""
+    with av.open(str(path)) as film:
+        packets = [(packet.pos, bytes(packet)) for packet in film.demux(film.streams.video[0]) if packet.size]
+    (start, content), (end, _) = packets[number : number + 2]
+    data = bytearray(path.read_bytes())
+    if path.suffix == ".ts":  # leave alone what frames the stream, and the first part with the picture's time
+        for at in range(start // 188 * 188 + 188, end // 188 * 188, 188):
+            if data[at + 1] & 0x1F == 1 and data[at + 2] == 0 and not data[at + 3] & 0x20:
+                data[at + 40 : at + 188] = bytes([fill]) * 148
+    else:
+        at, half = data.index(content), len(content) // 2
+        data[at + half : at + len(content)] = bytes([fill]) * (len(content) - half)
+    assert data != path.read_bytes()
+    path.write_bytes(data)
+    return path
+
+
 def write_sound(path, sound, *, cover=None):
     """Write a tone without a film, and with a picture as its cover."""
     with av.open(str(path), "w") as film:

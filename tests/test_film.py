@@ -37,6 +37,7 @@ from films import (
     patch_in,
     patched,
     picture,
+    scratched,
     turn,
     write_film,
     write_sound,
@@ -436,6 +437,51 @@ def test_before_a_damaged_picture_all_is_right_and_then_comes_an_error_that_name
     assert error is not None
     assert f"damaged: frame {len(came)} of " in error
     assert packet - 4 <= len(came) <= packet + 2, "pictures are coded up to two places before their turn"
+    for frame in came:
+        assert np.array_equal(frame.rgb, whole[frame.index]), frame.index
+
+
+CABAC = replace(H264, options=H264.options | {"preset": "veryfast"})
+MENDED = {
+    "H.264 in MP4": H264,
+    "H.264 with CABAC in MKV": CABAC.to("mkv"),
+    "H.264 in TS": H264.to("ts"),
+    "MPEG-4 in AVI": MPEG4,
+}
+
+
+@pytest.mark.parametrize("packet", [4, 9, 13, 18])
+@pytest.mark.parametrize("name", MENDED)
+def test_a_picture_that_the_decoder_mended_by_guesswork_is_not_shown(tmp_path, name, packet):
+    kind = MENDED[name]
+    path = write_film(tmp_path / f"film.{kind.suffix}", kind)
+    whole = [frame.rgb for frame in open_video(path).frames()]
+    scratched(path, packet, fill=0)
+    with av.open(str(path)) as container:
+        container.streams.video[0].thread_type = "NONE"
+        assert any(frame.is_corrupt for frame in container.decode(video=0)), "FFmpeg alone would show it"
+    came, error = read(path)
+    assert f"damaged: frame {len(came)} of " in error
+    assert packet - 4 <= len(came) <= packet + 2
+    for frame in came:
+        assert np.array_equal(frame.rgb, whole[frame.index]), frame.index
+
+
+@pytest.mark.parametrize("packet", [9, 12, 17])
+@pytest.mark.parametrize("kind", [HEVC, HEVC.to("ts")], ids=str)
+def test_a_picture_that_the_decoder_would_leave_out_without_a_word_is_missed(tmp_path, kind, packet):
+    path = write_film(tmp_path / f"film.{kind.suffix}", kind)
+    whole = [frame.rgb for frame in open_video(path).frames()]
+    with av.open(str(path)) as container:
+        content = [bytes(one) for one in container.demux(video=0) if one.size][packet]
+    data = bytearray(path.read_bytes())
+    at = data.index(content[:40]) + 8  # in the head of the slice
+    data[at : at + 3] = bytes(255 - byte for byte in data[at : at + 3])
+    path.write_bytes(data)
+    with av.open(str(path)) as container:
+        assert sum(1 for _ in container.decode(video=0)) < FRAMES, "FFmpeg alone says nothing"
+    came, error = read(path)
+    assert f"damaged: frame {len(came)} of " in error
     for frame in came:
         assert np.array_equal(frame.rgb, whole[frame.index]), frame.index
 
