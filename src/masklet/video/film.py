@@ -77,7 +77,7 @@ class _Index:
     whole: int
     """Frames before the first damage, where that was looked for: the damaged one has a stamp, those after it none."""
     told: bool = True
-    """Whether the stamps are the file's; else it gave no usable ones, and they count from 0."""
+    """Whether the stamps are the file's; else it gave no usable ones, and they count frames."""
 
     def agrees_up_to_damage(self, by_packets: "_Index") -> bool:
         """Whether a damaged frame, which ended this index, is all that made another one seem wrong."""
@@ -254,8 +254,10 @@ class FilmReader:
             stamps.append(stamps[-1] + 1 if stamps else 0)  # reading gets to the damaged frame and says so
         if told:
             return _Index(stamps, keys, whole)
-        self.time_base = 1 / (self.average_rate or Fraction(25))
-        return _Index(array("q", range(len(stamps))), array("q"), whole, told=False)
+        rate = self.average_rate or Fraction(25)
+        first = round(stamps[0] * self.time_base * rate)  # the sound keeps the file's own time
+        self.time_base = 1 / rate
+        return _Index(array("q", range(first, first + len(stamps))), array("q"), whole, told=False)
 
     def _decoded(self, start: int) -> Iterator[VideoFrame]:
         """Yield frames from `start` on, each the one that the index promises; end where one is missing."""
