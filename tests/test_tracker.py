@@ -1,13 +1,18 @@
 """Frames in, masks out: a stream of unknown length, objects that come and go, and batches that change nothing."""
 
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
 from clips import FRAMES, HEIGHT, WIDTH, ball, box_around, disc, iou, middle, nano, picture, tiny
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from parity.amplify import amplified
 
 from masklet.errors import BadPrompt
+from masklet.model.config import sam2_config
 from masklet.model.network import Network
 from masklet.prompts import Box, Click, Prompt
 from masklet.tracker import Geometry, Tracker
@@ -101,6 +106,85 @@ def test_objects_together_get_the_answers_they_get_alone(network, reverse):
         for (logits, *scores), (expected, *expected_scores) in zip(together[name], alone, strict=True):
             assert np.abs(logits - expected).max() < 1e-4
             assert scores == pytest.approx(expected_scores, abs=1e-4)
+
+
+@cache
+def hearing():
+    """Return SAM 2.1 tiny on 128 pixels with random weights that make much of their memory."""
+    network = Network(sam2_config("tiny", image_px=128))
+    network.load_state_dict(amplified({name: tensor.shape for name, tensor in network.state_dict().items()}))
+    return network.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object of a mix: what is said of it, by frame, and when it is removed."""
+
+    said: dict[int, str]
+    removed: int | None
+
+    def prompt(self, name, frame):
+        """Return a prompt of the kind that is said on a frame, a little elsewhere for each frame and object."""
+        kind, shift = self.said[frame], 3.0 * (frame + 2 * int(name))
+        clicks = tuple(Click(20 + shift + 9 * i, 30 + 5 * i, i != 2) for i in range(3))
+        return {
+            "a click": Prompt(name, frame, clicks=clicks[:1]),
+            "three clicks": Prompt(name, frame, clicks=clicks),
+            "a box": Prompt(name, frame, box=Box(10 + shift, 20, 60 + shift, 70)),
+            "a box and a click": Prompt(name, frame, clicks=clicks[:1], box=Box(10 + shift, 20, 60 + shift, 70)),
+            "a mask": Prompt(name, frame, mask=np.roll(disc(frame), int(shift), axis=1)),
+            "an empty mask": Prompt(name, frame, mask=np.zeros((HEIGHT, WIDTH), bool)),
+        }[kind]
+
+
+KINDS = ("a click", "three clicks", "a box", "a box and a click", "a mask", "an empty mask")
+things = st.builds(
+    Thing,
+    st.dictionaries(st.integers(0, FRAMES - 1), st.sampled_from(KINDS), min_size=1, max_size=2),
+    st.none() | st.integers(1, FRAMES - 1),
+)
+
+
+def follow(mix, names, *, beforehand, reverse):
+    """Pass over the clip with some of a mix's objects and return logits and scores by frame and name.
+
+    Prompts are given `beforehand`, so that later ones lie in the future, or when the pass comes to their frame.
+    """
+    tracker = Tracker(hearing(), **SIZE, frame_count=FRAMES)
+    pictures = [seen(hearing(), frame) for frame in range(FRAMES)]
+    found = {}
+    if beforehand:
+        for name in names:
+            for frame in mix[name].said:
+                tracker.prompt(pictures[frame], mix[name].prompt(name, frame))
+    for time, frame in enumerate(range(FRAMES)[:: -1 if reverse else 1]):
+        for name in names:
+            if not beforehand and frame in mix[name].said:
+                tracker.prompt(pictures[frame], mix[name].prompt(name, frame))
+            if mix[name].removed == time:
+                tracker.remove(name)
+        memories = tracker.step(frame, pictures[frame], tracker.objects, reverse=reverse)
+        for name, memory in zip(tracker.objects, memories, strict=True):
+            found[frame, name] = (memory.low_resolution(), memory.score, memory.iou)
+    return found
+
+
+@settings(max_examples=15, deadline=None, derandomize=True, phases=[Phase.generate])  # an example takes a second
+@given(st.lists(things, min_size=2, max_size=6), st.booleans(), st.booleans())
+def test_any_mix_of_objects_gets_together_what_each_gets_alone(mix, beforehand, reverse):
+    mix = {str(i): thing for i, thing in enumerate(mix)}
+    with pytest.MonkeyPatch.context() as patch:
+        # Sums of a batch may differ in the last bit, and rounded memories would make more of it.
+        patch.setattr("masklet.tracker.MAP_DTYPE", torch.float32)
+        together = follow(mix, list(mix), beforehand=beforehand, reverse=reverse)
+        alone = {}
+        for name in mix:
+            alone |= follow(mix, [name], beforehand=beforehand, reverse=reverse)
+    assert together.keys() == alone.keys()
+    for key, (logits, *scores) in together.items():
+        expected, *expected_scores = alone[key]
+        assert np.abs(logits - expected).max() < 1e-4
+        assert scores == pytest.approx(expected_scores, abs=1e-4)
 
 
 def test_removing_an_object_changes_nothing_for_the_others():

@@ -82,6 +82,12 @@ class MemoryBank:
         if not self.unbounded:
             self.recent = {f: _slim(m, abs(memory.frame - f)) for f, m in self.recent.items() if _near(f, memory.frame)}
 
+    def withdraw(self, frame: int) -> None:
+        """Let a frame condition nothing more. By the official rules its answer stays, as that of a tracked frame."""
+        memory = self.prompted.pop(frame, None)
+        if memory is not None and self.unbounded:
+            self.recent[frame] = memory
+
     def at(self, frame: int) -> Memory | None:
         """Return what is known of a frame, prompted first."""
         return self.prompted.get(frame) or self.recent.get(frame)

@@ -108,7 +108,10 @@ class Session:
         if self._said.pop((name, frame), None) is None:
             raise BadPrompt(f"object {name!r} has no prompt on frame {frame}")
         self._ranks.pop((name, frame), None)
-        self._forget_around(name, frame)
+        if not self._official:
+            self._forget_around(name, frame)
+        elif frame in self.tracker.conditioning(name):
+            self._results.drop(name, range(frame, frame + 1))
         self.tracker.withdraw(name, frame)
         if not any(said == name for said, _ in self._said):
             self.remove(name)
@@ -172,9 +175,14 @@ class Session:
         if self._official and direction == "both":
             raise BadPrompt("by the official rules a call tracks in one direction: choose forward or backward")
         prompted = [frame for _, frame in self._said]
+        if self._official:
+            prompted = [frame for name in self.objects for frame in self.tracker.conditioning(name)]
         if direction == "backward":
+            # Officially a backward pass also begins at the first prompted frame, and none begins at frame 0.
             latest = min(prompted) if self._official else max(prompted)
             stop = (latest if start is None else start) + 1
+            if self._official and stop == 1:
+                return range(0)
             return range(0 if max_frames is None else max(0, stop - max_frames), stop)
         begin = start if start is not None else 0 if direction == "both" else min(prompted)
         return range(begin, count if max_frames is None else min(count, begin + max_frames))
@@ -205,7 +213,7 @@ class Session:
         if self._official:
             yield _Span(name, frames, direction == "backward")
             return
-        anchors = sorted(self.tracker.bank(name).prompted)
+        anchors = self.tracker.conditioning(name)
         if not anchors:
             return  # only a correction that waits
         if direction == "forward":
@@ -247,7 +255,7 @@ class Session:
 
     def _forget_around(self, name: str, frame: int) -> None:
         """Drop an object's answers between the prompted frames around this one."""
-        others = sorted(set(self.tracker.bank(name).prompted) - {frame})
+        others = [other for other in self.tracker.conditioning(name) if other != frame]
         i = bisect(others, frame)
         start = others[i - 1] + 1 if i else 0
         stop = others[i] if i < len(others) else self.video.frame_count

@@ -52,6 +52,19 @@ class _Track:
     """Corrections of frames that tracking has not reached."""
     given: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
     """Masks that a person gave, returned as they are."""
+    fresh: dict[int, tuple[Memory, bool]] = field(default_factory=dict)
+    """Official rules only: answers that become memories when the next pass starts; True: of a frame tracked before."""
+
+    def known(self, frame: int) -> Memory | None:
+        """Return the latest answer on a frame."""
+        return self.fresh[frame][0] if frame in self.fresh else self.bank.at(frame)
+
+    def settle(self) -> None:
+        """Make fresh answers memories. Officially those of frames tracked before are dropped, or soon overwritten."""
+        for frame, (memory, was_tracked) in self.fresh.items():
+            if not was_tracked or frame not in self.bank.prompted:
+                self.bank.keep(memory, prompted=not was_tracked)
+        self.fresh.clear()
 
 
 class Tracker:
@@ -79,6 +92,12 @@ class Tracker:
         """Return an object's memories."""
         return self._tracks[name].bank
 
+    def conditioning(self, name: str) -> list[int]:
+        """Return the frames whose answers condition an object's other frames, or will when the next pass starts."""
+        track = self._tracks[name]
+        fresh = {frame for frame, (_, was_tracked) in track.fresh.items() if not was_tracked}
+        return sorted(fresh.union(track.bank.prompted))
+
     @torch.inference_mode()
     def see(self, rgb: NDArray[np.uint8]) -> Features:
         """Encode a picture `[h, w, 3]` of the source's size."""
@@ -104,7 +123,7 @@ class Tracker:
         no mask yet waits until `step` gets there, and None is returned.
         """
         track = self._tracks.setdefault(prompt.object, _Track(MemoryBank(unbounded=self.official)))
-        known = track.bank.at(prompt.frame)
+        known = track.known(prompt.frame)
         if known is not None and known.logits is not None:
             before = known.low_resolution()
         if prompt.is_correction and before is None and not self.official:
@@ -118,7 +137,10 @@ class Tracker:
             image = self._condition(features, track, prompt.frame, reverse)
             decoded = self.network.decode(image, features.fine, self._points(prompt, before), self._dense(before))
         memory = self._memories(features, decoded, prompt.frame, prompted=True)[0]
-        self._keep_prompted(track, memory, reverse is not None)
+        if self.official:
+            track.fresh[prompt.frame] = (memory, reverse is not None)
+        else:  # Differs: a correction of a tracked frame conditions the others too.
+            track.bank.keep(memory, prompted=True)
         return memory
 
     @torch.inference_mode()
@@ -126,6 +148,7 @@ class Tracker:
         """Track objects on one frame, all in one batch; those prompted on it keep their answer."""
         tracks = [self._tracks[name] for name in objects]
         for track in tracks:
+            track.settle()
             track.bank.arrive(frame, reverse=reverse)
         known = [track.bank.prompted.get(frame) for track in tracks]
         todo = [track for track, memory in zip(tracks, known, strict=True) if memory is None]
@@ -153,7 +176,8 @@ class Tracker:
     def withdraw(self, name: str, frame: int) -> None:
         """Forget the prompt of an object on a frame."""
         track = self._tracks[name]
-        track.bank.prompted.pop(frame, None)
+        track.bank.withdraw(frame)
+        track.fresh.pop(frame, None)
         track.waiting.pop(frame, None)
         track.given.pop(frame, None)
 
@@ -182,14 +206,6 @@ class Tracker:
         if reverse is None:
             return self.network.recall(features, [Recollection((), (), self.reach)])
         return self.network.recall(features, [track.bank.recollect(frame, reverse=reverse, reach=self.reach)])
-
-    def _keep_prompted(self, track: _Track, memory: Memory, was_tracked: bool) -> None:
-        """Store a prompted frame. Differs: officially a correction of a tracked frame is overwritten or dropped."""
-        lost = self.official and was_tracked
-        if not lost:
-            track.bank.keep(memory, prompted=True)
-        elif memory.frame not in track.bank.prompted:
-            track.bank.keep(memory, prompted=False)
 
     def _memories(self, features: Features, decoded: Decoded, frame: int, *, prompted: bool) -> list[Memory]:
         return memories_of(self.network, features, decoded, frame, prompted=prompted)

@@ -13,26 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .answers import Answer, Answers
 from .scenes import Action, Remove, Say, Track, Withdraw
 
 SIZES = ("tiny", "small", "base-plus", "large")
 LETTERS = {"tiny": "t", "small": "s", "base-plus": "b+", "large": "l"}
 REVISIONS = ("2.0", "2.1")
 HOLE_PX = 8
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """What a tracker says of one object on one frame."""
-
-    logits: Tensor
-    """`[h, w]`, the clip's size."""
-    score: float
-    iou: float
-
-
-Answers = dict[tuple[int, int, str], Answer]
-"""By the action's position in the scenario, the frame and the object."""
 
 
 @contextlib.contextmanager
@@ -188,22 +175,6 @@ class Official:
         kinds = ("cond_frame_outputs", "non_cond_frame_outputs")
         out = next(s[k][frame] for s in stores for k in kinds if frame in s[k])
         return Answer(plane.clone(), out["object_score_logits"].item(), out["iou"])
-
-
-def largest_difference(a: Answers, b: Answers) -> float:
-    """Return the largest absolute difference of any logit, having checked that both answered the same questions."""
-    assert a.keys() == b.keys()
-    return max(float((a[k].logits - b[k].logits).abs().max()) for k in a)
-
-
-def smallest_iou(a: Answers, b: Answers) -> float:
-    """Return the worst overlap of two runs' masks, over all frames and objects; two empty masks overlap wholly."""
-    worst = 1.0
-    for key in a:
-        x, y = a[key].logits > 0, b[key].logits > 0
-        union = int((x | y).sum())
-        worst = min(worst, int((x & y).sum()) / union if union else 1.0)
-    return worst
 
 
 def pictures_as_input(clip: NDArray[np.uint8], side: int) -> Tensor:
