@@ -274,7 +274,7 @@ def test_sound_that_mp4_takes_is_copied_to_the_byte(tmp_path, name):
     if name == "AAC in TS":
         had = [packet[7:] for packet in had]  # the header of a stream, which MP4 keeps once
     assert len(came) > 20
-    assert came == had[: len(came)] or came == had[1 : 1 + len(came)]
+    assert came == had[: len(came)], "from the first one on, which decoders need to begin"
 
 
 @pytest.mark.parametrize("seconds", [0.5, 9.0])

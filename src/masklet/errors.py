@@ -22,6 +22,18 @@ class BadVideo(Problem):
     exit_code = 4
 
 
+class TooLarge(BadVideo):
+    """A video of more pixels, frames or seconds than are taken."""
+
+
+class NoFrames(BadVideo):
+    """A file in which there is nothing to see."""
+
+
+class SizeChanged(BadVideo):
+    """A video whose frames are not all of one size."""
+
+
 class BadWeights(Problem):
     """A model that is unknown, unreachable, truncated, hostile or of another shape."""
 

@@ -4,7 +4,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import count
@@ -86,16 +86,22 @@ class Segmented:
 
 
 def segment_video(
-    request: Request, *, network: "Network | None" = None, report: Report = lambda event: None
+    request: Request,
+    *,
+    network: "Network | None" = None,
+    video: Video | None = None,
+    report: Report = lambda event: None,
 ) -> Segmented:
-    """Do the whole job. `network` saves loading one; otherwise `request.model` is loaded.
+    """Do the whole job.
+
+    `network` saves loading `request.model`, `video` opening `request.input_video`; who gives one closes it.
 
     Raises a `Problem`. Cancelled, it keeps the frames that were finished, and the manifest says so.
     """
     started = time.monotonic()
     if not request.input_video:
         raise BadVideo("input_video is empty: give the path of a video, of a picture or of a folder of them")
-    with open_video(request.input_video) as video:
+    with nullcontext(video) if video is not None else open_video(request.input_video) as video:
         prompts, notes = _prompts(request, video)
         _check_frames(request, video, prompts)
         _check_folder(request, video)

@@ -98,9 +98,11 @@ def test_a_prediction_answers_when_it_is_done_with_everything_that_cog_says(http
         assert uri.startswith("data:image/png;base64,")
         assert base64.b64decode(uri.partition(",")[2]).startswith(b"\x89PNG")
     assert prediction["metrics"]["predict_time"] > 0
-    assert tuple(
-        prediction["input"][name] for name in ("click_labels", "output_quality", "direction")
-    ) == ("1", 80, "both")
+    assert tuple(prediction["input"][name] for name in ("click_labels", "output_quality", "direction")) == (
+        "1",
+        80,
+        "both",
+    )
 
 
 def test_a_failed_prediction_is_200_and_says_why(http, video):

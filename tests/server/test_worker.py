@@ -28,13 +28,13 @@ class Watched(StubEngine):
         super().__init__()
         self.look, self.frames = look, 0
 
-    def segment(self, request, asked, report):
+    def segment(self, request, asked, report, video=None):
         def hear(event):
             self.frames += isinstance(event, Advanced)
             self.look(event)
             report(event)
 
-        super().segment(request, asked, hear)
+        super().segment(request, asked, hear, video)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from masklet.request import Request, options
 from masklet.server.duty import Patience
 from masklet.server.engine import Advanced, Engine, Finished, Said
 from masklet.server.failures import failure_of
-from masklet.server.prepare import Prepare
+from masklet.server.prepare import DOWNLOAD, Prepare
 
 LOG_EVERY_S = 0.5
 CHECK_EVERY_S = 0.1
@@ -79,12 +79,13 @@ class Attempt:
     def _run(self, engine: Engine, prepare: Prepare, work: Path) -> bool:
         names = {str(self._store.folder.root): "a file"}
         try:
-            video = prepare(self._claim, work, self._check)
-            names[str(video)] = "the video"
-            self._preparing = False
-            self._reach("worker.prepared")
-            self._started = time.monotonic()
-            engine.segment(self._request(video), self._claim.prediction.input, self._hear)
+            names[str(work / DOWNLOAD)] = "the video"
+            names |= {str(upload): "the video" for upload in self._claim.uploads.values()}
+            with prepare(self._claim, work, self._check) as video:
+                self._preparing = False
+                self._reach("worker.prepared")
+                self._started = time.monotonic()
+                engine.segment(self._request(video.path), self._claim.prediction.input, self._hear, video)
             self._say_log()
         except LeaseLost:
             raise

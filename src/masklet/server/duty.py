@@ -20,6 +20,25 @@ class Patience:
 
 
 @dataclass(frozen=True)
+class Intake:
+    """What is taken in from strangers, and at what cost."""
+
+    private_urls: bool = False
+    """Whether addresses of videos may lie in this machine's own network."""
+    fetch_s: float = 300.0
+    most_bytes: int = 500_000_000
+    most_pixels: int = 33_177_600
+    """Of one frame: 8K."""
+    most_pixels_in_all: int = 200_000_000_000
+    most_frames: int = 36_000
+    most_s: float = 7_200.0
+    decode_s: float = 300.0
+    """Longest wait for the decoder's next answer."""
+    decode_cpu_s: float = 3_600.0
+    decode_bytes: int = 2 * 2**30
+
+
+@dataclass(frozen=True)
 class Duty:
     """What a worker is told. It knows no tokens and no addresses."""
 
@@ -34,6 +53,7 @@ class Duty:
     stop_s: float = 20.0
     """So long it may go on with a prediction after it was asked to stop, if that one ends in time."""
     patience: Patience = field(default_factory=Patience)
+    intake: Intake = field(default_factory=Intake)
     stub_load_s: float = 0.0
 
     def as_text(self) -> str:
@@ -44,4 +64,5 @@ class Duty:
     def read(cls, text: str) -> "Duty":
         """Read `as_text`."""
         values = json.loads(text)
-        return cls(**(values | {"patience": Patience(**values["patience"])}))
+        parts = {"patience": Patience(**values["patience"]), "intake": Intake(**values["intake"])}
+        return cls(**(values | parts))

@@ -15,6 +15,7 @@ from masklet.files import atomic_write
 from masklet.jobs import Role
 from masklet.request import Request
 from masklet.server.failures import JobFailure
+from masklet.video import Video
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,11 @@ class Engine(Protocol):
     def load(self, weights: str) -> None:
         """Make a model ready, so that the first prediction does not wait for it; raises a `Problem`."""
 
-    def segment(self, request: Request, asked: Mapping[str, Any], report: Report) -> None:
+    def segment(self, request: Request, asked: Mapping[str, Any], report: Report, video: Video | None = None) -> None:
         """Do the job: files go into the folder `request.out`, outputs in their order; raises a `Problem`.
 
         `asked` is the input as its owner sent it, which the manifest repeats in place of the server's own paths.
+        `video` is read in place of `request.input_video`, which then is not opened.
         """
 
 
@@ -79,7 +81,7 @@ class RealEngine:
         self._held = (weights, network)
         self.device = str(network.device)
 
-    def segment(self, request: Request, asked: Mapping[str, Any], report: Report) -> None:
+    def segment(self, request: Request, asked: Mapping[str, Any], report: Report, video: Video | None = None) -> None:
         """Run `segment_video` and pass on what it reports."""
         from masklet.segment import Advance, Made, Note, segment_video
 
@@ -93,7 +95,7 @@ class RealEngine:
 
         try:
             self.load(request.model)
-            made = segment_video(request, network=self._held[1] if self._held else None, report=hear)
+            made = segment_video(request, network=self._held[1] if self._held else None, video=video, report=hear)
         except Problem:
             raise
         except Exception as error:

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NoReturn
@@ -44,10 +45,10 @@ class StubEngine:
             raise BadPrompt(f"the stub was told not to load {weights}")
         time.sleep(self._load_s)
 
-    def segment(self, request: Request, asked: Mapping[str, Any], report: Report) -> None:
+    def segment(self, request: Request, asked: Mapping[str, Any], report: Report, video: Video | None = None) -> None:
         """Do the job, with the files, names and order of `segment_video`."""
         out = Path(request.out)
-        with open_video(request.input_video) as video:
+        with nullcontext(video) if video is not None else open_video(request.input_video) as video:
             prompts = _prompts(request, video, report)
             objects = tuple(dict.fromkeys(prompt.object for prompt in prompts))
             colours = assign_colours(objects)

@@ -14,7 +14,7 @@ import structlog
 
 from masklet.errors import Problem
 from masklet.jobs import JobStore, Lease, LeaseLost, Retention
-from masklet.server.duty import Duty, Patience
+from masklet.server.duty import Duty, Intake, Patience
 from masklet.server.postman import Postman, Send
 from masklet.server.staff import Place, State
 
@@ -49,6 +49,7 @@ class Plan:
     sweep_every_s: float = 60.0
     retention: Retention = field(default_factory=Retention)
     patience: Patience = field(default_factory=Patience)
+    intake: Intake = field(default_factory=Intake)
     stub_load_s: float = 0.0
 
 
@@ -101,6 +102,7 @@ class Supervisor:
             dtype=plan.dtype,
             stop_s=max(0.0, plan.stop_s - 2 * STOP_MARGIN_S),
             patience=plan.patience,
+            intake=plan.intake,
             stub_load_s=plan.stub_load_s,
         )
 

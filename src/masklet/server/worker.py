@@ -25,7 +25,7 @@ from masklet.server.attempt import Attempt
 from masklet.server.crashpoints import crash_point
 from masklet.server.duty import SETUP_FAILED, Duty
 from masklet.server.engine import Engine, RealEngine
-from masklet.server.prepare import Prepare, prepare
+from masklet.server.prepare import Prepare, preparing
 
 POLL_S = 0.04
 """Between two looks at whether anything was committed; one takes microseconds."""
@@ -42,7 +42,7 @@ class Worker:
 
     def __init__(self, duty: Duty, store: JobStore, engine: Engine, reach: Callable[[str], None]) -> None:
         self._duty, self._store, self._engine, self._reach = duty, store, engine, reach
-        self._prepare: Prepare = prepare
+        self._prepare: Prepare = preparing(duty.intake)
         self._stop_at: float | None = None
         self._loading = True
 

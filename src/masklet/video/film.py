@@ -37,7 +37,7 @@ from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from masklet.errors import BadVideo
+from masklet.errors import BadVideo, NoFrames, SizeChanged, TooLarge
 from masklet.video.outline import stated_size
 
 CONTAINERS = "mov,mp4,matroska,webm,avi,gif,mpegts,mpeg,flv,asf,ogg"
@@ -123,9 +123,9 @@ class FilmReader:
 
     has_audio: bool
 
-    def __init__(self, path: Path, *, most_pixels: int) -> None:
+    def __init__(self, path: Path, *, most_pixels: int, most_frames: int | None = None) -> None:
         self._path = path
-        self._most_pixels = most_pixels
+        self._most_pixels, self._most_frames = most_pixels, most_frames
         self._open_ended = self._stated_size() is None
         self._by_decoding = False
         with opened(self._path) as container:
@@ -142,7 +142,7 @@ class FilmReader:
         self.pts = self._index.stamps
         first = next(self._decoded(0), None) if self.pts else None
         if first is None:
-            raise BadVideo(f"{path} has no frame that can be decoded: re-encode it, for instance as H.264")
+            raise NoFrames(f"{path} has no frame that can be decoded: re-encode it, for instance as H.264")
         self._turns, self._mirrored = _orientation(first)
         self._size = (first.height, first.width)
         self.height, self.width = self._size if self._turns % 2 == 0 else self._size[::-1]
@@ -152,7 +152,7 @@ class FilmReader:
         index, reformatter = start, VideoReformatter()
         for frame in islice(self._decoded(start), stop - start):
             if (frame.height, frame.width) != self._size:
-                raise BadVideo(
+                raise SizeChanged(
                     f"{self._path} changes its size to {frame.width}x{frame.height} at frame {index}: "
                     "re-encode it with one size"
                 )
@@ -194,13 +194,17 @@ class FilmReader:
             stream.thread_type = "NONE" if self._by_decoding else "AUTO"
             return stream
         what = "sound but no pictures" if container.streams.audio else "no pictures"
-        raise BadVideo(f"{self._path} has {what}: give a video")
+        raise NoFrames(f"{self._path} has {what}: give a video")
 
     def _check_size(self, height: int, width: int) -> None:
         if height * width > self._most_pixels:
-            raise BadVideo(
+            raise TooLarge(
                 f"{self._path} has {width}x{height} pixels: the limit is {self._most_pixels}, make it smaller"
             )
+
+    def _check_count(self, stamps: "array[int]") -> None:
+        if self._most_frames is not None and len(stamps) > self._most_frames:
+            raise TooLarge(f"{self._path} has more frames than the limit, {self._most_frames}: cut it into parts")
 
     def _by_packets(self, container: InputContainer, stream: VideoStream) -> _Index | None:
         """Read every packet's time stamp, which is fast; None where packets do not tell."""
@@ -215,6 +219,7 @@ class FilmReader:
                 if packet.pts is None:
                     return None
                 stamps.append(packet.pts)
+                self._check_count(stamps)
                 if packet.is_keyframe:
                     keys.append(packet.pts)
         except _Damage:
@@ -245,6 +250,7 @@ class FilmReader:
                     if pts is None or (stamps and pts <= stamps[-1]):
                         told, pts = False, len(stamps)
                     stamps.append(pts)
+                    self._check_count(stamps)
                     if frame.key_frame:
                         keys.append(pts)
             except _Damage:

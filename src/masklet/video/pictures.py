@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from masklet.errors import BadVideo
+from masklet.errors import BadVideo, TooLarge
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
@@ -68,7 +68,7 @@ class PictureReader:
                 width, height = tags[TIFF_WIDTH], tags[TIFF_HEIGHT]
             turned = _orientation(image) >= 5
         if height * width > self._most_pixels:
-            raise BadVideo(f"{path} has {width}x{height} pixels: the limit is {self._most_pixels}, make it smaller")
+            raise TooLarge(f"{path} has {width}x{height} pixels: the limit is {self._most_pixels}, make it smaller")
         return (width, height) if turned else (height, width)
 
     def _check_like_first(self, path: Path, height: int, width: int) -> None:
@@ -88,7 +88,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except BadVideo:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadVideo(f"{path} has too many pixels, make it smaller: {error}") from error
+        raise TooLarge(f"{path} has too many pixels, make it smaller: {error}") from error
     except Exception as error:  # readers of damaged pictures raise whatever they stumble over
         raise BadVideo(
             f"{path} is damaged, or not a picture that masklet reads ({', '.join(FORMATS)}): {error}"

@@ -120,15 +120,20 @@ def open_video(path: str | Path) -> Video:
     Raises `BadVideo` for what is missing, empty, cut short, not a video, or of a kind masklet will not open. A path
     is always a local file, never an address or a pattern.
     """
-    path = Path(path)
+    return Video(Path(path), open_reader(Path(path)))
+
+
+def open_reader(path: Path, *, most_pixels: int = MOST_PIXELS, most_frames: int | None = None) -> Reader:
+    """Open what is behind a video; raises `BadVideo`, soon if it is larger than it may be."""
     try:
         mode = _mode(path)
         if stat.S_ISDIR(mode):
-            return Video(path, PictureReader(path, most_pixels=MOST_PIXELS))
+            return PictureReader(path, most_pixels=most_pixels)
         if not stat.S_ISREG(mode):  # a pipe would be waited for, a device never ends
             raise BadVideo(f"{path} is neither a file nor a folder: save the video to a file first")
-        reader = PictureReader if is_picture(path) else FilmReader
-        return Video(path, reader(path, most_pixels=MOST_PIXELS))
+        if is_picture(path):
+            return PictureReader(path, most_pixels=most_pixels)
+        return FilmReader(path, most_pixels=most_pixels, most_frames=most_frames)
     except FileNotFoundError:
         raise BadVideo(
             f"{path} does not exist: give the path of a video, of a picture or of a folder of them"
