@@ -220,7 +220,7 @@ def uneven(tmp_path):
     ticks = [0, 7, 9, 20, 31, 32, 50, 61]
     pictures = [picture(frame) for frame in EVERY]
     path = tmp_path / "uneven.mp4"
-    write_odd_film(path, pictures=pictures, pts=ticks, time_base=Fraction(1, 50), rate=50, sound=Sound(seconds=1.4))
+    write_odd_film(path, pictures=pictures, pts=ticks, time_base=Fraction(1, 50), sound=Sound(seconds=1.4))
     return path, [Fraction(tick, 50) for tick in ticks]
 
 
