@@ -195,13 +195,13 @@ def test_a_backward_pass_begins_at_the_last_prompt(meta, session):
 
 
 def test_a_single_picture_can_be_corrected_after_a_pass(networks, tmp_path):
-    """Meta's predictor divides by the clip's length less one."""
+    """Meta's predictor divides by the clip's length less one, and loses the object in what is no number."""
     Image.fromarray(clip()[0]).save(tmp_path / "00000.jpg", quality=95)
     again = Say("disc", 0, ((20.0, 20.0, 0),), again=True)
     meta = Meta(networks[0], tmp_path)
     meta.click(FIRST)
     meta.track()
-    assert meta.click(again).isnan().all()
+    assert not (meta.click(again) > 0).any()
     with Session(tmp_path, networks[1], keep_logits=True) as session:
         click(session, FIRST)
         logits(session)
