@@ -5,6 +5,7 @@ import base64
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import time
@@ -282,7 +283,14 @@ def cog(tmp_path_factory):
     environment = os.environ | {"COG_PREDICT_TYPE_STUB": "run.py:Runner", "PORT": port, "OMP_NUM_THREADS": "1"}
     environment["PATH"] = f"{python.parent}{os.pathsep}{environment['PATH']}"
     command = [str(python), "-m", "cog.server.http", "--host", "127.0.0.1"]
-    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
     log = []
     reader = Thread(target=lambda: log.extend(process.stdout), daemon=True)
     reader.start()
@@ -291,7 +299,7 @@ def cog(tmp_path_factory):
             _wait_until_set_up(http, process, log)
             yield http
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGKILL)  # asked, coglet takes ten seconds
         process.wait(PATIENCE_S)
         reader.join(5)
         process.stdout.close()
@@ -312,6 +320,18 @@ def _wait_until_set_up(http, process, log):
     raise AssertionError(b"".join(log).decode())
 
 
+def predict(cog, video, **more):
+    """Ask a Cog server, again while the one slot that it has is not free yet."""
+    answers = []
+
+    def taken():
+        answers.append(cog.post("/predictions", json={"input": {"input_video": video, **REAL, **more}}))
+        return answers[-1].status_code != 409
+
+    wait_until(taken)
+    return answers[-1]
+
+
 REAL = {"click_coordinates": "[230,180],[510,190]", "click_object_ids": "bunny,rock", "output_format": "png"}
 
 
@@ -320,7 +340,7 @@ REAL = {"click_coordinates": "[230,180],[510,190]", "click_object_ids": "bunny,r
 )
 def test_the_cog_package_and_masklet_serve_give_the_same_pictures(cog, real, bunny, drawn):
     body = {"input": {"input_video": bunny, **REAL, **drawn}}
-    theirs, ours = cog.post("/predictions", json=body).json(), real.post("/predictions", json=body).json()
+    theirs, ours = predict(cog, bunny, **drawn).json(), real.post("/predictions", json=body).json()
     assert (theirs["status"], ours["status"]) == ("succeeded", "succeeded"), theirs
     assert len(ours["output"]) == (1 if drawn else 2)
     assert ours["output"] == theirs["output"]
@@ -328,24 +348,23 @@ def test_the_cog_package_and_masklet_serve_give_the_same_pictures(cog, real, bun
 
 
 def test_under_cog_a_film_is_one_file_and_errors_say_why(cog, bunny):
-    film = cog.post("/predictions", json={"input": {"input_video": bunny, **REAL, "output_video": True}}).json()
+    film = predict(cog, bunny, output_video=True).json()
     assert [uri.partition(",")[0] for uri in film["output"]] == ["data:video/mp4;base64"]
-    failed = cog.post("/predictions", json={"input": {"input_video": bunny, **REAL, "click_frames": "77"}}).json()
+    failed = predict(cog, bunny, click_frames="77").json()
     assert failed["status"] == "failed"
     assert "77" in failed["error"]
-    invalid = cog.post("/predictions", json={"input": {"input_video": bunny, **REAL, "video_fps": 99}})
-    assert invalid.status_code == 422
+    assert predict(cog, bunny, video_fps=99).status_code == 422
 
 
-def test_under_cog_a_cancelled_one_stops_and_the_next_runs(cog, bunny):
-    body = {"input": {"input_video": bunny, **REAL}}
-    started = cog.put("/predictions/stopped", json=body, headers={"Prefer": "respond-async"})
-    assert started.status_code == 202
-    cog.post("/predictions/stopped/cancel")
-    end = time.monotonic() + PATIENCE_S
-    while (after := cog.post("/predictions", json=body)).status_code == 409 and time.monotonic() < end:
-        time.sleep(0.2)
+def test_under_cog_a_cancelled_one_stops_and_the_next_runs(cog, bunny, tmp_path):
+    film = write_beginning_of_example(tmp_path / "longer.mp4", frames=12).read_bytes()
+    long = {"input": {"input_video": f"data:video/mp4;base64,{base64.b64encode(film).decode()}", **REAL}}
+    # Not before it runs: coglet 0.23.1 raises in whatever thread is there, and its own that fetches inputs dies of it.
+    wait_until(lambda: "1/12" in cog.put("/predictions/stopped", json=long, headers={"Prefer": "respond-async"}).text)
+    assert cog.post("/predictions/stopped/cancel").status_code == 200
+    after = predict(cog, bunny)
     assert after.json()["status"] == "succeeded"
+    assert "2/2" in after.json()["logs"]
 
 
 @pytest.fixture(scope="module")
