@@ -166,7 +166,9 @@ def _coded(rgb, pix_fmt, tags):
     source = "rgb24" if rgb.shape[2] == 3 else "rgba"
     if pix_fmt in ("rgb24", "rgba", "pal8", "gbrp"):
         return av.VideoFrame.from_ndarray(rgb, format=source).reformat(format=pix_fmt)
-    matrix = {1: Colorspace.ITU709, 9: Colorspace.BT2020}.get(tags.get("colorspace"), Colorspace.ITU601)
+    matrix = {1: Colorspace.ITU709, 9: 9}.get(
+        tags.get("colorspace"), Colorspace.ITU601
+    )  # 9: BT.2020, nameless in PyAV 17
     return av.VideoFrame.from_ndarray(rgb, format=source).reformat(
         format=pix_fmt,
         src_color_range=ColorRange.JPEG,

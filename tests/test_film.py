@@ -171,8 +171,9 @@ def test_odd_sizes_keep_every_pixel(tmp_path, name):
     assert {frame.rgb.shape for frame in frames} == {(63, 97, 3)}
     assert [number_in(frame.rgb) for frame in frames] == list(range(9))
     expected = picture(8, 63, 97).astype(int)
-    assert np.abs(frames[8].rgb[:12] - expected[:12]).mean() < (25 if name == "GIF" else 8), "GIF has 256 colours"
-    assert abs(int(frames[8].rgb[62, 96].mean()) - int(expected[62, 96].mean())) < 12, "the last corner is not lost"
+    tolerance = 30 if name == "GIF" else 10  # it has 256 colours for all
+    assert np.abs(frames[8].rgb[:12] - expected[:12]).mean() < tolerance
+    assert abs(int(frames[8].rgb[62, 96].mean()) - int(expected[62, 96].mean())) < tolerance, "the last corner"
 
 
 DEEP = {
