@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -57,6 +57,8 @@ STRICT = {"err_detect": "explode"}
 MOST_LEANING = 4
 """B-pictures in a row that wait for the picture they lean on; encoders use 3, and some code nothing but B-pictures."""
 READ_AHEAD_BYTES = 2**20
+LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+"""A title in an old encoding is no reason to refuse a film; from 19 on, PyAV thinks so too."""
 UNTAGGED = 2
 """ITU-T H.273's number for a colour matrix that nobody stated."""
 HD_HEIGHT = 720
@@ -94,8 +96,7 @@ def opened(path: Path) -> Iterator[InputContainer]:
     try:
         with (
             path.open("rb") as file,
-            # A title in an old encoding is no reason to refuse a film.
-            av.open(file, "r", buffer_size=READ_AHEAD_BYTES, options=OPTIONS, metadata_errors="replace") as container,
+            av.open(file, "r", buffer_size=READ_AHEAD_BYTES, options=OPTIONS, **LENIENT) as container,
         ):
             yield container
     except (av.error.InvalidDataError, av.error.EOFError) as error:
