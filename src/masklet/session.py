@@ -196,7 +196,7 @@ class Session:
         forth = [span for span in spans if not span.reverse]
         behind = range(min(s.frames.start for s in back), max(s.frames.stop for s in back)) if back else range(0)
         done, total = 0, len(behind) + len(frames)
-        for frame in self.video.frames_backward(behind[-1], behind[0]) if back else ():
+        for frame in self.video.frames_backward(behind[-1], behind[0]) if behind else ():
             self._step(frame, back, reverse=True)
             done += 1
             if progress is not None:
