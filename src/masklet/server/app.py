@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from masklet.errors import NoSpace
@@ -33,6 +34,8 @@ from masklet.server.problems import InvalidField, Refusal, invalid_input
 from masklet.server.service import Service, unavailable
 
 LAG_EVERY_S = 0.25
+ROUTERS = (replicate.router, models.router, files.router, cog.open_router, cog.router, health.router)
+METHOD_NOT_ALLOWED = 405
 EXPOSED = ("x-request-id", "retry-after")
 TEXT = """Promptable video segmentation with SAM 2, by the HTTP APIs of Replicate and of Cog containers."""
 
@@ -46,23 +49,12 @@ def create_app(
     stop: Callable[[], None] = lambda: None,
 ) -> ASGIApp:
     """Return the application of a service; `stop` ends the server that runs it."""
-    app = FastAPI(
-        title="masklet",
-        version=version("masklet"),
-        description=TEXT,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        lifespan=_lifespan,
-    )
+    app = _routes()
     condition = Condition(service, staff, sandbox, started_at=time.time())
     metrics = Metrics(service.store.counts, condition.workers, version("masklet"))
     app.state.service, app.state.condition, app.state.metrics = service, condition, metrics
     app.state.cog_health, app.state.stop = condition.as_cog, stop
-    for part in (replicate, models, files, cog, health):
-        app.include_router(part.router)
     _add_documents(app, service)
-    _add_errors(app)
     settings = service.settings
     guarded: ASGIApp = Bodies(
         app, json_bytes=settings.json_bytes, upload_bytes=settings.upload_bytes, idle_s=settings.body_idle_s
@@ -73,6 +65,32 @@ def create_app(
             guarded, allow_origins=gate.origins, allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED
         )
     return Observed(guarded, metrics)
+
+
+def openapi_document(app: FastAPI | None = None) -> dict[str, Any]:
+    """Return the OpenAPI document of the service; it is the same for every server."""
+    whole = (app or _routes()).openapi()
+    schemas = whole.setdefault("components", {}).setdefault("schemas", {})
+    schemas |= PROBLEM_SCHEMA | cog.COG_PROBLEM
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    return whole
+
+
+def _routes() -> FastAPI:
+    app = FastAPI(
+        title="masklet",
+        version=version("masklet"),
+        description=TEXT,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        lifespan=_lifespan,
+    )
+    for router in ROUTERS:
+        app.include_router(router)
+    _add_errors(app)
+    return app
 
 
 @asynccontextmanager
@@ -96,23 +114,15 @@ async def _watch_lag(metrics: Metrics) -> None:
 def _add_documents(app: FastAPI, service: Service) -> None:
     """Serve the OpenAPI document and its page."""
 
-    def document() -> dict[str, Any]:
-        whole = app.openapi()
-        schemas = whole.setdefault("components", {}).setdefault("schemas", {})
-        schemas |= PROBLEM_SCHEMA
-        for unused in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(unused, None)
-        return whole
-
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi_json() -> Response:
         if service.settings.cog:
             return JSONResponse(cog_openapi(service.catalogue.models[0].required))
-        return JSONResponse(document())
+        return JSONResponse(openapi_document(app))
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return HTMLResponse(docs_page(document()), headers={"Content-Security-Policy": CSP})
+        return HTMLResponse(docs_page(openapi_document(app)), headers={"Content-Security-Policy": CSP})
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -130,6 +140,8 @@ def _add_errors(app: FastAPI) -> None:
     async def refused(request: Request, error: HTTPException) -> Response:
         if not isinstance(error, Refusal):
             error = Refusal(error.status_code, str(error.detail), headers=error.headers)
+        if error.status_code == METHOD_NOT_ALLOWED:
+            error.headers = {"Allow": ", ".join(_methods(request.url.path))}
         return error.response()
 
     @app.exception_handler(NoSpace)
@@ -137,6 +149,12 @@ def _add_errors(app: FastAPI) -> None:
     async def cannot_write(request: Request, error: Exception) -> Response:
         assert isinstance(error, NoSpace | StoreBusy)  # noqa: S101
         return unavailable(error).response()
+
+
+def _methods(path: str) -> list[str]:
+    """Return what a path can be asked for; each method is a route of its own, and Starlette names the first one's."""
+    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, Route)]
+    return sorted({method for route in routes if route.path_regex.match(path) for method in route.methods or ()})
 
 
 _NAMES = {"missing": "required", "extra_forbidden": "additional_property_not_allowed"}

@@ -24,6 +24,8 @@ UPLOAD_PATH = "/v1/files"
 DEEPEST = 100
 """Levels of nesting; a prediction needs four."""
 LONG_BYTES = 64_000
+LONGEST_INTEGER = 1_000
+"""Digits; beyond four thousand Python itself refuses, since reading takes their square."""
 
 
 class Bodies:
@@ -157,7 +159,7 @@ def _finite(text: str) -> float:
 
 
 def _short_int(text: str) -> int:
-    if len(text) > 20:
+    if len(text) > LONGEST_INTEGER:
         raise ValueError("a number is too large")
     return int(text)
 

@@ -30,6 +30,8 @@ SOURCE = "cog"
 FOR_EVER_S = 1e9
 
 router = APIRouter(route_class=StrictRoute, responses=ALWAYS, dependencies=[Depends(bearer)], tags=["Cog"])
+open_router = APIRouter(tags=["Cog"])
+"""Answers without a token."""
 
 
 class CogRequest(BaseModel):
@@ -70,10 +72,26 @@ class CogHealth(BaseModel):
     version: dict[str, str]
 
 
-PREDICTED = refusals(400, 408, 413, 422, 429, 503, 507) | {202: {"model": CogAnswer, "description": "Accepted"}}
+class CogProblem(BaseModel):
+    """What is wrong with a request, as FastAPI says it."""
+
+    detail: list[dict[str, Any]] | str
 
 
-@router.get("/", response_model=dict[str, str])
+INVALID: dict[int | str, dict[str, Any]] = {
+    422: {
+        "description": "An input is wrong",
+        "content": {
+            kind: {"schema": {"$ref": "#/components/schemas/CogProblem"}}
+            for kind in ("application/json", "application/problem+json")
+        },
+    }
+}
+COG_PROBLEM = {"CogProblem": CogProblem.model_json_schema()}
+PREDICTED = refusals(400, 408, 413, 429, 503, 507) | INVALID | {202: {"model": CogAnswer, "description": "Accepted"}}
+
+
+@open_router.get("/", response_model=dict[str, str])
 async def root() -> Response:
     """Say where things are."""
     return JSONResponse(
@@ -90,7 +108,7 @@ async def root() -> Response:
     )
 
 
-@router.get("/health-check", response_model=CogHealth)
+@open_router.get("/health-check", response_model=CogHealth)
 async def health_check(request: Request) -> Response:
     """Say how the container is; always 200, the state is in the body."""
     health: Callable[[], dict[str, Any]] = request.app.state.cog_health
@@ -116,7 +134,9 @@ async def predict_idempotent(
     return await _predict(here, owner, request, body, prediction_id, prefer)
 
 
-@router.post("/predictions/{prediction_id}/cancel", response_model=dict[str, Any], responses=refusals(404, 422, 503))
+@router.post(
+    "/predictions/{prediction_id}/cancel", response_model=dict[str, Any], responses=refusals(404, 503) | INVALID
+)
 async def cancel(prediction_id: Id, here: Here, owner: Owner) -> Response:
     """Cancel a running prediction."""
     if (await here.get(prediction_id, owner)).ended:

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request
-from fastapi.security import HTTPBearer
+from fastapi.security import APIKeyQuery, HTTPBearer
 
 from masklet.server import schemas
 from masklet.server.catalog import Served
@@ -11,6 +11,9 @@ from masklet.server.problems import not_found, unauthenticated
 from masklet.server.service import Service
 
 bearer = HTTPBearer(auto_error=False, description="Needed as soon as the server has a token; `Token` is taken too.")
+signature = APIKeyQuery(
+    name="signature", auto_error=False, description="Stands for a token, with `owner` and `expiry` beside it."
+)
 Name = Annotated[str, Path(max_length=200)]
 Id = Annotated[str, Path(max_length=64)]
 

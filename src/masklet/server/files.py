@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from masklet.jobs import StoredFile
 from masklet.server import schemas
 from masklet.server.bodies import StrictRoute
-from masklet.server.doors import ALWAYS, Here, Id, Name, Owner, bearer, refusals
+from masklet.server.doors import ALWAYS, Here, Id, Name, Owner, bearer, refusals, signature
 from masklet.server.multipart import UNKNOWN_TYPE, receive_upload
 from masklet.server.problems import Refusal, not_found, throttled
 from masklet.server.schemas import describe_file
@@ -42,6 +42,7 @@ class Signed:
 
 
 Signature = Annotated[Signed, Depends()]
+SIGNED = [Depends(signature)]
 UPLOAD = {
     "requestBody": {
         "required": True,
@@ -101,24 +102,24 @@ async def delete_file(id: Id, here: Here, owner: Owner) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/files/{id}/download", response_class=Response, responses=refusals(404, 422))
-async def download_file(id: Id, here: Here, request: Request, signature: Signature) -> Response:
+@router.get("/files/{id}/download", response_class=Response, dependencies=SIGNED, responses=refusals(404, 422))
+async def download_file(id: Id, here: Here, request: Request, signed: Signature) -> Response:
     """Download an upload."""
-    file = await _find(here, id, _whose(here, request, signature, id))
+    file = await _find(here, id, _whose(here, request, signed, id))
     # Whatever the uploader called it: nothing may take it for a page or a script.
     return _file_response(str(file.path), UNKNOWN_TYPE, file.name, file.sha256)
 
 
-@router.get("/files/{id}/stream", response_class=StreamingResponse, responses=refusals(404, 422))
+@router.get("/files/{id}/stream", response_class=StreamingResponse, dependencies=SIGNED, responses=refusals(404, 422))
 async def stream_prediction(
     id: Id,
     here: Here,
     request: Request,
-    signature: Signature,
+    signed: Signature,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Hear of a prediction's outputs and logs as they come (server-sent events)."""
-    whose = _whose(here, request, signature, f"{id}/stream")
+    whose = _whose(here, request, signed, f"{id}/stream")
     prediction = await here.get(id, whose)
     addresses = here.addresses(request)
 
@@ -138,12 +139,12 @@ async def stream_prediction(
     return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
-@router.get("/outputs/{id}/{name}", response_class=Response, responses=refusals(404, 416, 422))
+@router.get("/outputs/{id}/{name}", response_class=Response, dependencies=SIGNED, responses=refusals(404, 416, 422))
 @router.head("/outputs/{id}/{name}", include_in_schema=False)
-async def get_output(id: Id, name: Name, here: Here, request: Request, signature: Signature) -> Response:
+async def get_output(id: Id, name: Name, here: Here, request: Request, signed: Signature) -> Response:
     """Download a result."""
-    whose = _whose(here, request, signature, f"{id}/{name}")
-    if not signature.given:
+    whose = _whose(here, request, signed, f"{id}/{name}")
+    if not signed.given:
         await here.get(id, whose)
     output = await run_in_threadpool(here.store.find_output, id, name)
     if output is None or not output.path.exists():
@@ -151,10 +152,10 @@ async def get_output(id: Id, name: Name, here: Here, request: Request, signature
     return _file_response(str(output.path), output.content_type, output.name, output.sha256)
 
 
-def _whose(here: Service, request: Request, signature: Signed, what: str) -> str:
+def _whose(here: Service, request: Request, signed: Signed, what: str) -> str:
     """Return whose a file is: a signature says it, or else the token."""
-    if signature.given:
-        return here.signer.owner(what, signature.query)
+    if signed.given:
+        return here.signer.owner(what, signed.query)
     found: str | None = request.scope["state"]["owner"]
     if found is None:
         raise Refusal(403, "The address has no signature. Take it whole from the prediction.")

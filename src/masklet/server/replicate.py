@@ -32,6 +32,8 @@ CREATED = refusals(400, 404, 408, 413, 422, 429, 503, 507) | {
     202: {"model": schemas.PredictionAnswer, "description": "Accepted, but not finished within the time to wait"}
 }
 
+Moment = Annotated[str | None, Query(json_schema_extra={"format": "date-time"})]
+
 
 class How:
     """How a prediction is to be made, from the headers."""
@@ -39,8 +41,17 @@ class How:
     def __init__(
         self,
         prefer: Annotated[str | None, Header(description="`wait` or `wait=N`: answer when done, or after N s.")] = None,
-        cancel_after: Annotated[str | None, Header(description="Such as `90s`, `10m`, `1h`.")] = None,
-        idempotency_key: Annotated[str | None, Header(description="The same key again makes no second one.")] = None,
+        cancel_after: Annotated[
+            str | None,
+            Header(description="Such as `90s`, `10m`, `1h`.", json_schema_extra={"pattern": f"^{DURATION.pattern}$"}),
+        ] = None,
+        idempotency_key: Annotated[
+            str | None,
+            Header(
+                description="The same key again makes no second one.",
+                json_schema_extra={"minLength": 1, "maxLength": LONGEST_KEY},
+            ),
+        ] = None,
         x_stainless_retry_count: Annotated[str | None, Header(include_in_schema=False)] = None,
     ) -> None:
         self.wait_s = _wait_s(prefer)
@@ -80,9 +91,9 @@ async def list_predictions(
     here: Here,
     owner: Owner,
     request: Request,
-    cursor: Annotated[str | None, Query(description="From `next` or `previous`.")] = None,
-    created_after: datetime | None = None,
-    created_before: datetime | None = None,
+    cursor: Annotated[str | None, Query(description="From `next` or `previous`.", pattern=r"^[ab][0-9]{1,18}$")] = None,
+    created_after: Moment = None,
+    created_before: Moment = None,
 ) -> Response:
     """List your predictions, newest first."""
 
@@ -91,8 +102,8 @@ async def list_predictions(
             page = here.store.list(
                 owner=owner,
                 cursor=cursor,
-                created_after=_seconds(created_after),
-                created_before=_seconds(created_before),
+                created_after=_seconds("created_after", created_after),
+                created_before=_seconds("created_before", created_before),
             )
         except ValueError as error:
             raise invalid_input([InvalidField("format", "cursor", str(error))]) from None
@@ -170,11 +181,16 @@ def _page(here: Service, request: Request, query: str) -> str:
     return f"{here.base(request)}{request.url.path}?{query}"
 
 
-def _seconds(moment: datetime | None) -> float | None:
-    """Return a moment in seconds since 1970; without a zone it is UTC."""
+def _seconds(name: str, moment: str | None) -> float | None:
+    """Read a moment of ISO 8601 as seconds since 1970; without a zone it is UTC."""
     if moment is None:
         return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    try:
+        read = datetime.fromisoformat(moment)
+        return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        wrong = InvalidField("format", name, "give a moment of ISO 8601, such as 2026-11-25T12:00:00Z")
+        raise invalid_input([wrong]) from None
 
 
 def _wait_s(prefer: str | None) -> float | None:
