@@ -1,71 +1,40 @@
-"""Film files through PyAV. Trusts no file: kinds are whitelisted, and nothing but the file itself can be opened.
+"""Film files as numbered frames, which can be read from any on.
 
-FFmpeg is given an open file, never a name, and no protocol at all, so a playlist or a description in disguise has
-nothing to open other files or connections with.
-
-A picture is shown only if it is whole. Where one is lost, or the decoder mended it by guesswork, reading ends with an
-error that names it, and no later one takes its number. What a decoder does not notice (a few flipped bits, in most
-codecs) cannot be noticed here. Pictures before the first whole one, and an unfinished last one in a file that does not
-state its size, are no damage: recordings begin and end anywhere. They do not count as frames.
+Reading ends at a picture that is not whole, with an error that names it; no later one takes its number. An unfinished
+last picture, in a file that does not state its size, is no damage: recordings end anywhere. It is no frame either.
 
 Pixels are as stored: an aspect ratio of pixels other than 1 does not stretch them, and transparency is dropped.
 """
 
-import logging
 from array import array
 from bisect import bisect_left, bisect_right
-from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
 
 import av
 import numpy as np
-from av import Packet, VideoFrame
-from av.audio.stream import AudioStream
-from av.buffer import Buffer
-from av.codec.context import CodecContext
+from av import VideoFrame
 from av.container import InputContainer
-from av.sidedata.sidedata import Type
 from av.stream import Disposition
-from av.video.frame import PictureType
-from av.video.reformatter import Colorspace, VideoReformatter
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from masklet.errors import BadVideo, NoFrames, SizeChanged, TooLarge
+from masklet.video.decoding import Damage, goes_on, orientation, packets_of, rgb_of, steady, whole_pictures
+from masklet.video.opening import READABLE, allowed, fraction, opened, sound_of
 from masklet.video.outline import stated_size
 
-CONTAINERS = "mov,mp4,matroska,webm,avi,gif,mpegts,mpeg,flv,asf,ogg"
-CODECS = (
-    "h264,hevc,vp8,vp9,av1,libdav1d,libvpx,libvpx-vp9,mpeg1video,mpeg2video,mpeg4,msmpeg4v2,msmpeg4,mjpeg,prores,"
-    "dnxhd,gif,ffv1,theora,wmv1,wmv2,wmv3,vc1,flv,h263,png,qtrle,rawvideo,huffyuv,utvideo,"
-    "aac,mp3,mp3float,mp2,mp2float,ac3,eac3,opus,libopus,vorbis,flac,alac,pcm_s16le,pcm_s16be,pcm_s24le,pcm_f32le,"
-    "pcm_u8,pcm_alaw,pcm_mulaw,wmav2"
-)
-OPTIONS = {"format_whitelist": CONTAINERS, "codec_whitelist": CODECS, "protocol_whitelist": "none"}
+STRICT = {"err_detect": "explode"}
+"""Makes FFmpeg's HEVC decoder report a picture it cannot decode; else it is left out without a word."""
 INDEXED = {"h264", "hevc", "vp9", "av1"}
 """In containers that stamp every packet (MP4, Matroska) theirs are the frames; all else is indexed by decoding."""
 HEAD_FRAMES, TAIL_FRAMES = 16, 300
 """So many frames are decoded at either end to check an index made of packets."""
-STRICT = {"err_detect": "explode"}
-"""Makes FFmpeg's HEVC decoder report a picture it cannot decode; else it is left out without a word."""
-MOST_LEANING = 4
-"""B-pictures in a row that wait for the picture they lean on; encoders use 3, and some code nothing but B-pictures."""
-READ_AHEAD_BYTES = 2**20
-LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-"""A title in an old encoding is no reason to refuse a film; from 19 on, PyAV thinks so too."""
-UNTAGGED = 2
-"""ITU-T H.273's number for a colour matrix that nobody stated."""
-HD_HEIGHT = 720
-"""From here on, pictures without a colour tag are BT.709, as players take them; below, BT.601."""
-READABLE = "MP4, MOV, MKV, WebM, AVI, GIF, MPEG, FLV, WMV or Ogg with a common codec"
-
-logging.getLogger("libav").setLevel(logging.CRITICAL)  # what matters is raised
 
 
 @dataclass(frozen=True)
@@ -84,39 +53,6 @@ class _Index:
     def agrees_up_to_damage(self, by_packets: "_Index") -> bool:
         """Whether a damaged frame, which ended this index, is all that made another one seem wrong."""
         return self.whole < len(self.stamps) and self.stamps[: self.whole] == by_packets.stamps[: self.whole]
-
-
-class _Damage(Exception):
-    """Here a picture is missing or not whole; what comes after it is not to be trusted."""
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[InputContainer]:
-    """Open a film file, and say in our words what FFmpeg has against it, then or in the block."""
-    try:
-        with (
-            path.open("rb") as file,
-            av.open(file, "r", buffer_size=READ_AHEAD_BYTES, options=OPTIONS, **LENIENT) as container,
-        ):
-            yield container
-    except (av.error.InvalidDataError, av.error.EOFError) as error:
-        raise BadVideo(f"{path} is not a video, or is cut short or damaged: masklet reads {READABLE}") from error
-    except av.error.FFmpegError as error:
-        raise BadVideo(
-            f"{path} is of a kind that masklet does not open ({error.strerror}): convert it to {READABLE}"
-        ) from error
-    except OSError as error:
-        raise BadVideo(f"{path} cannot be read any more ({error.strerror or error})") from error
-
-
-def sound_of(container: InputContainer) -> AudioStream | None:
-    """Return the first sound track that masklet reads."""
-    return next((track for track in container.streams.audio if _allowed(track.codec_context)), None)
-
-
-def fraction(rate: Fraction | None) -> Fraction | None:
-    """PyAV 19 gives a type of its own, which is false when unset."""
-    return Fraction(rate.numerator, rate.denominator) if rate else None
 
 
 class FilmReader:
@@ -144,7 +80,7 @@ class FilmReader:
         first = next(self._decoded(0), None) if self.pts else None
         if first is None:
             raise NoFrames(f"{path} has no frame that can be decoded: re-encode it, for instance as H.264")
-        self._turns, self._mirrored = _orientation(first)
+        self._turns, self._mirrored = orientation(first)
         self._size = (first.height, first.width)
         self.height, self.width = self._size if self._turns % 2 == 0 else self._size[::-1]
 
@@ -157,7 +93,7 @@ class FilmReader:
                     f"{self._path} changes its size to {frame.width}x{frame.height} at frame {index}: "
                     "re-encode it with one size"
                 )
-            rgb = np.rot90(_rgb(frame, reformatter), self._turns)
+            rgb = np.rot90(rgb_of(frame, reformatter), self._turns)
             yield np.ascontiguousarray(rgb[::-1] if self._mirrored else rgb)
             index += 1
         if index < stop:
@@ -183,7 +119,7 @@ class FilmReader:
             if stream.disposition & Disposition.attached_pic:
                 continue
             coder = stream.codec_context
-            if not _allowed(coder):
+            if not allowed(coder):
                 name = "unknown" if coder is None else coder.codec.name
                 raise BadVideo(f"{self._path}: its codec ({name}) is not one masklet reads; convert it to {READABLE}")
             self._check_size(coder.height, coder.width)
@@ -214,7 +150,7 @@ class FilmReader:
             return None
         stamps, keys = array("q"), array("q")
         try:
-            for packet in _packets(container, stream):
+            for packet in packets_of(container, stream):
                 if not packet.size or packet.is_discard:
                     continue
                 if packet.pts is None:
@@ -223,7 +159,7 @@ class FilmReader:
                 self._check_count(stamps)
                 if packet.is_keyframe:
                     keys.append(packet.pts)
-        except _Damage:
+        except Damage:
             return None
         if not keys or len(set(stamps)) < len(stamps):
             return None
@@ -246,7 +182,7 @@ class FilmReader:
         with opened(self._path) as container:
             stream = self._stream(container)
             try:
-                for frame in _steady(_whole(container, stream)):
+                for frame in steady(whole_pictures(container, stream)):
                     pts = frame.pts
                     if pts is None or (stamps and pts <= stamps[-1]):
                         told, pts = False, len(stamps)
@@ -254,8 +190,8 @@ class FilmReader:
                     self._check_count(stamps)
                     if frame.key_frame:
                         keys.append(pts)
-            except _Damage:
-                broken = not self._open_ended or _goes_on(container, stream)
+            except Damage:
+                broken = not self._open_ended or goes_on(container, stream)
         whole = len(stamps)
         if broken:
             stamps.append(stamps[-1] + 1 if stamps else 0)  # reading gets to the damaged frame and says so
@@ -286,83 +222,23 @@ class FilmReader:
                 with suppress(av.error.FFmpegError):  # if one cannot seek, what comes will not be what is promised
                     container.seek(self._index.keys[key], stream=stream)
                 at = bisect_left(stamps, self._index.keys[key])
-            frames = _whole(container, stream)
-            with suppress(_Damage):
-                frames = _steady(self._promised(frames, at) if self._index.told else frames)
+            frames = whole_pictures(container, stream)
+            with suppress(Damage):
+                frames = steady(self._promised(frames, at) if self._index.told else frames)
                 yield from islice(frames, start - at, max(start, self._index.whole) - at)
 
     def _promised(self, frames: Iterator[VideoFrame], at: int) -> Iterator[VideoFrame]:
-        """Let pass frame `at`, the one after it and so on; raise `_Damage` when another comes instead."""
+        """Let pass frame `at`, the one after it and so on; raise `Damage` when another comes instead."""
         stamps = self._index.stamps
         for frame in frames:
             if frame.pts is not None and frame.pts < stamps[at]:
                 continue  # before the first one wanted
             if frame.pts != stamps[at]:
-                raise _Damage
+                raise Damage
             yield frame
             at += 1
             if at == len(stamps):
                 return
-
-
-def _whole(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """Decode in display order, from the first whole picture on; raise `_Damage` at one that is not."""
-    begun = False
-    for packet in _packets(container, stream):
-        try:
-            frames = packet.decode()
-        except av.error.FFmpegError:
-            if begun:
-                yield from _finished(stream, packet)
-                raise _Damage from None
-            continue
-        for frame in frames:
-            if frame.is_corrupt and begun:
-                raise _Damage
-            if not frame.is_corrupt:
-                begun = True
-                yield frame
-
-
-def _packets(container: InputContainer, stream: VideoStream) -> "Iterator[Packet[VideoStream]]":
-    try:
-        yield from container.demux(stream)
-    except av.error.FFmpegError:
-        raise _Damage from None
-
-
-def _finished(stream: VideoStream, lost: "Packet[VideoStream]") -> Iterator[VideoFrame]:
-    """Yield what the decoder still holds from before a packet that it could not decode."""
-    with suppress(av.error.FFmpegError):
-        for frame in stream.decode(None):
-            if frame.is_corrupt or frame.pts is None or lost.pts is None or frame.pts >= lost.pts:
-                return
-            yield frame
-
-
-def _steady(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
-    """Hold back B-pictures until the picture after them has come whole: what they lean on may be that one."""
-    waiting: deque[VideoFrame] = deque()
-    for frame in frames:
-        waiting.append(frame)
-        if frame.pict_type != PictureType.B:
-            yield from _drained(waiting)
-        elif len(waiting) > MOST_LEANING:
-            yield waiting.popleft()
-    yield from _drained(waiting)
-
-
-def _drained(waiting: deque[VideoFrame]) -> Iterator[VideoFrame]:
-    while waiting:
-        yield waiting.popleft()
-
-
-def _goes_on(container: InputContainer, stream: VideoStream) -> bool:
-    """Whether the film has more packets from here."""
-    try:
-        return any(packet.size for packet in container.demux(stream))
-    except av.error.FFmpegError:
-        return True
 
 
 def _ever_earlier(key: int) -> Iterator[int]:
@@ -372,26 +248,3 @@ def _ever_earlier(key: int) -> Iterator[int]:
         yield key
         key, step = key - step, step * 2
     yield 0
-
-
-def _allowed(coder: CodecContext | None) -> bool:
-    """Whether a decoder is on the list: FFmpeg's own check binds its probing only."""
-    return coder is not None and coder.codec.name in CODECS.split(",")
-
-
-def _orientation(frame: VideoFrame) -> tuple[int, bool]:
-    """Return how a picture is to be shown: quarter turns counterclockwise, then whether upside down."""
-    turns = round(frame.rotation / 90) % 4
-    with suppress(KeyError, ValueError):  # none; or other facts beside it of a type that PyAV does not know
-        facts = cast("Mapping[Type, Buffer]", frame.side_data)
-        a, b, _, c, d, *_ = np.frombuffer(bytes(facts[Type.DISPLAYMATRIX]), np.int32).tolist()
-        if a * d < b * c:  # a mirror; the angle is read off the first row, which it turned round
-            return -turns % 4, True
-    return turns, False
-
-
-def _rgb(frame: VideoFrame, reformatter: VideoReformatter) -> NDArray[np.uint8]:
-    """Return the pixels as stored, colours by the frame's own matrix."""
-    untagged = frame.colorspace == UNTAGGED
-    matrix = Colorspace.ITU709 if untagged and frame.height >= HD_HEIGHT else None
-    return reformatter.reformat(frame, format="rgb24", src_colorspace=matrix).to_ndarray().astype(np.uint8, copy=False)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from masklet.errors import BadPrompt
 from masklet.files import make_folder, refusals
-from masklet.video.film import fraction, opened, sound_of
+from masklet.video.opening import fraction, opened, sound_of
 from masklet.video.video import Video
 
 _log = logging.getLogger(__name__)
