@@ -49,13 +49,13 @@ ALWAYS = refusals(401, 403)
 PROBLEM_SCHEMA = {"ProblemAnswer": schemas.ProblemAnswer.model_json_schema()}
 
 
-def service(request: Request) -> Service:
+async def service(request: Request) -> Service:
     """Return the service that a request belongs to."""
     found: Service = request.app.state.service
     return found
 
 
-def owner(request: Request) -> str:
+async def owner(request: Request) -> str:
     """Return who asks; raises `Refusal` where only a signature was shown."""
     found: str | None = request.scope["state"]["owner"]
     if found is None:
@@ -63,11 +63,12 @@ def owner(request: Request) -> str:
     return found
 
 
+# Async, though they wait for nothing: FastAPI gives any other to a thread, which costs more than all they do.
 Here = Annotated[Service, Depends(service)]
 Owner = Annotated[str, Depends(owner)]
 
 
-def model(owner: Name, name: Name, here: Here) -> Served:
+async def model(owner: Name, name: Name, here: Here) -> Served:
     """Return the model that a path names."""
     found = here.catalogue.find(owner, name)
     if found is None:

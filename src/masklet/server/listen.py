@@ -105,7 +105,8 @@ class Server(uvicorn.Server):
 def listening_socket(settings: Settings) -> socket.socket:
     """Bind the address; raises `BadSetup` if it is taken, or not this machine's."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Named outright, or asyncio leaves Nagle's algorithm on, and every answer waits 40 ms for an acknowledgement.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host.strip("[]"), settings.port))

@@ -121,8 +121,14 @@ async def list_predictions(
 @router.get("/predictions/{id}", response_model=schemas.PredictionAnswer, responses=refusals(404, 422))
 async def get_prediction(id: Id, here: Here, owner: Owner, request: Request) -> Response:
     """Get a prediction."""
-    prediction = await here.get(id, owner)
-    return await _answer(here, prediction, request, 200)
+
+    def read() -> dict[str, object]:
+        found = here.store.get(id, owner=owner)
+        if found is None:
+            raise not_found("prediction")
+        return here.describe(found, here.addresses(request))
+
+    return JSONResponse(await run_in_threadpool(read))
 
 
 @router.post("/predictions/{id}/cancel", response_model=schemas.PredictionAnswer, responses=refusals(404, 422, 503))
