@@ -64,7 +64,7 @@ class FilmReader:
         self._path = path
         self._most_pixels, self._most_frames = most_pixels, most_frames
         self._open_ended = self._stated_size() is None
-        self._by_decoding = False
+        self._careful = False
         with opened(self._path) as container:
             stream = self._stream(container)
             self.time_base = fraction(stream.time_base) or Fraction(1, 1000)
@@ -72,10 +72,10 @@ class FilmReader:
             self.has_audio = sound_of(container) is not None
             by_packets = self._by_packets(container, stream)
         if by_packets is None or not self._holds(by_packets):
-            self._by_decoding = True
+            self._careful = True
             self._index = self._by_frames()
             if by_packets is not None and self._index.agrees_up_to_damage(by_packets):
-                self._by_decoding, self._index = False, by_packets
+                self._index = by_packets
         self.pts = self._index.stamps
         first = next(self._decoded(0), None) if self.pts else None
         if first is None:
@@ -125,10 +125,10 @@ class FilmReader:
             self._check_size(coder.height, coder.width)
             # A later picture may be of any size, whatever the header says.
             coder.options = {"max_pixels": str(self._most_pixels * 2)}  # it counts padding too
-            if self._by_decoding and coder.codec.name == "hevc":
+            if self._careful and coder.codec.name == "hevc":
                 coder.options |= STRICT
-            # Several threads notice damage late or not at all, so what is not promised by packets is left to one.
-            stream.thread_type = "NONE" if self._by_decoding else "AUTO"
+            # Several threads notice damage late, or not always: damaged and undescribed films are left to one.
+            stream.thread_type = "NONE" if self._careful else "AUTO"
             return stream
         what = "sound but no pictures" if container.streams.audio else "no pictures"
         raise NoFrames(f"{self._path} has {what}: give a video")
