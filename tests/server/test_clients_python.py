@@ -35,10 +35,13 @@ class TestPython1(SeenByEveryClient):
     @pytest.fixture(scope="class")
     @classmethod
     def seen(cls, server, clip):
-        return hear("python1", server, clip, "stream", "webhook")
+        return hear("python1", server, clip, "stream", "webhook", "find_by_environment")
 
     def test_the_output_of_a_versioned_model_is_an_iterator(self, seen):
         assert seen["run_polling"]["generator"]
+
+    def test_trap_9_the_environment_tells_it_the_server_without_v1(self, seen):
+        assert seen["find_by_environment"]["account"] == "alice"
 
     def test_a_stream_gives_every_output_and_the_logs_and_ends(self, seen):
         stream = seen["stream"]
@@ -56,11 +59,14 @@ class TestPython2(SeenByEveryClient):
     @pytest.fixture(scope="class")
     @classmethod
     def seen(cls, server, clip):
-        return hear("python2", server, clip, "use")
+        return hear("python2", server, clip, "use", "find_by_environment")
 
     def test_a_model_may_be_used_as_a_function(self, seen, expected_frames):
         assert seen["use"]["names"] == NAMES
         assert expected_frames == seen["use"]["sha256"]
+
+    def test_trap_9_the_environment_tells_it_the_server_with_v1(self, seen):
+        assert seen["find_by_environment"]["account"] == "alice"
 
     def test_an_upload_can_be_downloaded_by_its_signed_address(self, seen, clip):
         assert hashlib.sha256(clip.read_bytes()).hexdigest() == seen["files"]["downloaded"]

@@ -2,6 +2,8 @@
 
 import json
 import socket
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from masklet.server.problems import Refusal
 from masklet.server.signing import Signer
-from server.serving import CLICK, HOSTED, serving, wait_until
+from server.serving import CLICK, FRAMES, HOSTED, serving, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -190,8 +192,8 @@ def test_an_upload_that_is_cut_off_or_stalls_leaves_nothing(tmp_path):
         assert len(uploads_on_disk(server)) == 1
 
 
-def test_outputs_need_no_header_and_no_redirect(finished):
-    for url in [*finished["output"], finished["urls"]["manifest"]]:
+def test_trap_5_outputs_and_streams_need_no_header_and_no_redirect(finished):
+    for url in [*finished["output"], finished["urls"]["manifest"], finished["urls"]["stream"]]:
         answer = httpx.get(url)
         assert answer.status_code == 200
         assert answer.history == []
@@ -340,3 +342,47 @@ def test_too_many_uploads_at_once_are_asked_to_wait(tmp_path):
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "5")
         busy.close()
         wait_until(lambda: send(http, multipart((form("content"), b"frames"))).status_code == 201)
+
+
+@pytest.fixture
+def elsewhere(clip):
+    """Serve the film at an address of this machine that is none of the server's."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(clip.read_bytes())))
+            self.end_headers()
+            self.wfile.write(clip.read_bytes())
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/square.mp4"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_video_may_be_named_by_its_address(tmp_path, elsewhere):
+    with serving(tmp_path, "--allow-private-urls") as server, server.client() as http:
+        body = {"version": HOSTED, "input": {"input_video": elsewhere, **CLICK}}
+        made = http.post("/v1/predictions", json=body, headers={"Prefer": "wait"}).json()
+        assert (made["status"], len(made["output"])) == ("succeeded", FRAMES), made["error"]
+        assert made["input"]["input_video"] == elsewhere
+
+
+def test_an_address_of_this_machine_is_not_fetched_unless_that_is_allowed(http, elsewhere):
+    body = {"version": HOSTED, "input": {"input_video": elsewhere, **CLICK}}
+    made = http.post("/v1/predictions", json=body, headers={"Prefer": "wait"}).json()
+    assert (made["status"], made["error_code"]) == ("failed", "E_URL_FORBIDDEN")
+
+
+@pytest.mark.parametrize("path", ["/v1/files/%61" + "a" * 25, f"/v1/predictions/{'a' * 26}", "/v1/files/../files/x"])
+def test_other_addresses_of_this_server_are_no_way_around_that(http, served, path):
+    body = {"version": HOSTED, "input": {"input_video": served.url + path, **CLICK}}
+    answer = http.post("/v1/predictions", json=body, headers={"Prefer": "wait"})
+    assert answer.status_code == 422 or answer.json()["error_code"] == "E_URL_FORBIDDEN"

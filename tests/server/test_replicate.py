@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from server.serving import CLICK, FRAMES, HOSTED, mask_of, wait_until_ended
+from server.serving import CLICK, FRAMES, HOSTED, mask_of, serving, wait_until_ended
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_it_has_every_field_that_clients_read(create, http):
     assert prediction == http.get(prediction["urls"]["get"]).json()
 
 
-def test_no_url_is_ever_null_because_the_python_client_1_refuses_that(create, http):
+def test_trap_4_no_url_is_ever_null_because_the_python_client_1_refuses_that(create, http):
     for prediction in (create().json(), create(headers={"Prefer": "wait"}).json()):
         assert all(isinstance(url, str) for url in prediction["urls"].values())
 
@@ -159,7 +159,7 @@ def test_integers_may_be_written_as_json_numbers_with_a_fraction_of_zero(create)
     assert create({"output_quality": 50.0}).status_code == 201
 
 
-def test_what_a_broken_client_sends_by_mistake_is_neither_stored_nor_repeated(http, served, video):
+def test_trap_8_what_a_broken_client_sends_by_mistake_is_neither_stored_nor_repeated(http, served, video):
     secret = "r8_aSecretThatMustNotStay123456"
     client = {"auth": secret, "userAgent": "replicate-javascript/1.4.0", "baseUrl": "http://127.0.0.1"}
     refused = http.post("/v1/predictions", json={"version": HOSTED, "input": client})
@@ -179,7 +179,7 @@ def test_a_blocking_create_answers_with_the_end(create):
     assert len(answer.json()["output"]) == FRAMES
 
 
-def test_a_wait_that_is_over_too_early_answers_starting_with_no_output_never_processing(create, http):
+def test_trap_2_a_wait_that_is_over_too_early_answers_starting_with_no_output_never_processing(create, http):
     answer = create(slow(), headers={"Prefer": "wait=1"})
     assert answer.status_code == 202
     prediction = answer.json()
@@ -221,7 +221,7 @@ def test_cancelling_what_has_ended_changes_nothing(create, http):
     assert ended == again
 
 
-def test_a_deadline_cancels_and_is_never_called_aborted(create, http):
+def test_trap_3_a_deadline_cancels_and_is_never_called_aborted(create, http):
     answer = create(slow(), headers={"Cancel-After": "1s"}).json()
     assert answer["deadline"] > answer["created_at"]
     ended = wait_until_ended(http, answer["id"])
@@ -257,7 +257,7 @@ def test_an_idempotency_key_has_bounds(create, key):
     assert create(headers={"Idempotency-Key": key}).status_code == 422
 
 
-def test_a_create_that_the_python_client_2_repeats_makes_one_prediction(create):
+def test_trap_10_a_create_that_the_python_client_2_repeats_makes_one_prediction(create):
     first = create({"output_quality": 41}, headers={"x-stainless-retry-count": "0"}).json()
     again = create({"output_quality": 41}, headers={"x-stainless-retry-count": "1"}).json()
     other = create({"output_quality": 41}, headers={"x-stainless-retry-count": "0"}).json()
@@ -391,3 +391,25 @@ def test_the_manifest_with_every_objects_masks_is_a_signed_address_too(create):
     assert len(manifest["frames"]) == FRAMES
     assert [each["name"] for each in manifest["objects"]] == ["square"]
     assert prediction["input"] == manifest["request"]
+
+
+def test_trap_10_a_full_queue_is_429_with_the_time_to_wait_never_409_which_clients_repeat(tmp_path):
+    flags = ["--workers", "0", "--waiting", "3", "--waiting-per-owner", "2"]
+    with serving(tmp_path, *flags, ready=False) as server, server.client() as http:
+        body = {"version": HOSTED, "input": {"input_video": "https://example.com/dog.mp4", **CLICK}}
+        answers = [http.post("/v1/predictions", json=body) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [201, 201, 429]
+    assert answers[2].headers["retry-after"] == "5"
+    assert answers[2].json()["detail"].startswith("Request was throttled.")
+
+
+def test_a_disk_without_room_takes_nothing_new_and_says_so(tmp_path):
+    with (
+        serving(tmp_path, "--workers", "0", "--room-bytes", str(2**60), ready=False) as server,
+        server.client() as http,
+    ):
+        body = {"version": HOSTED, "input": {"input_video": "https://example.com/dog.mp4", **CLICK}}
+        for answer in (http.post("/v1/predictions", json=body), http.post("/v1/files", files={"content": b"frames"})):
+            assert (answer.status_code, answer.headers["retry-after"]) == (507, "60")
+            assert str(tmp_path) not in answer.text
+        assert http.get("/readyz").status_code == 503

@@ -115,7 +115,8 @@ async def stream(
     `read` gives the prediction and its events after a number; `url` gives the address of an output by its name.
     """
     yield f"retry: {RETRY_MS}\n\n"
-    while not news.over:
+    while True:
+        over = news.over  # asked first: what happened before a stop is still told
         prediction, events = await run_in_threadpool(read, after)
         for text in await run_in_threadpool(_all_as_sse, events, url):
             yield text
@@ -125,6 +126,8 @@ async def stream(
         if prediction.ended and not events:
             # Its events were kept as long as promised, or the reader has had the last one.
             yield _sse("done", after, "{}")
+            return
+        if over:
             return
         if not events and not await news.wait(KEEP_ALIVE_S):
             yield ": still at work\n\n"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import sys
 from urllib.parse import urlsplit
 
@@ -124,6 +125,11 @@ def catalogue():
         "hardware": [each.sku for each in client.hardware.list()],
         "collections": [each.slug for each in client.collections.list().results],
     }
+
+
+def find_by_environment():
+    os.environ |= {"REPLICATE_BASE_URL": about["url"], "REPLICATE_API_TOKEN": about["token"]}
+    return {"account": Client().accounts.current().username}
 
 
 def bad_input():

@@ -132,6 +132,11 @@ def catalogue():
     }
 
 
+def find_by_environment():
+    os.environ |= {"REPLICATE_BASE_URL": about["url"] + "/v1", "REPLICATE_API_TOKEN": about["token"]}
+    return {"account": Replicate().account.get().username}
+
+
 def bad_input():
     run(video_fps=99)
 
