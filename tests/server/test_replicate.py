@@ -372,6 +372,13 @@ def test_models_and_versions_are_listed_with_their_schemas(http):
     assert http.get(f"/v1/models/masklet/nano/versions/{HOSTED}").status_code == 404
 
 
+def test_a_model_counts_the_predictions_that_one_made_with_it(create, http):
+    before = http.get("/v1/models/masklet/nano").json()["run_count"]
+    create(version="masklet/nano")
+    assert http.get("/v1/models/masklet/nano").json()["run_count"] == before + 1
+    assert http.get("/v1/models/masklet/sam2.1-large").json()["run_count"] == 0
+
+
 def test_what_clients_expect_beside_predictions_is_there(http):
     assert http.get("/v1/account").json()["username"] == "local"
     assert http.get("/v1/hardware").json()[0].keys() == {"sku", "name"}

@@ -248,6 +248,12 @@ class JobStore:
             row = db.execute("SELECT * FROM outputs WHERE prediction = ? AND name = ?", (id, name)).fetchone()
             return None if row is None else as_output(self.folder, row)
 
+    def runs(self, *, owner: str) -> dict[str, int]:
+        """Count an owner's predictions by the model's name, as far back as they are kept."""
+        with self._database.read() as db:
+            rows = db.execute("SELECT model, count(*) FROM predictions WHERE owner = ? GROUP BY model", (owner,))
+            return {row[0]: row[1] for row in rows}
+
     def counts(self) -> Counts:
         """Count what there is."""
         with self._database.read() as db:

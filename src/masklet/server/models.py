@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from starlette.concurrency import run_in_threadpool
 
 from masklet.server import schemas
 from masklet.server.bodies import StrictRoute, read_json
@@ -21,28 +22,29 @@ router = APIRouter(
 
 
 @router.get("/models", response_model=schemas.Page[schemas.ModelAnswer])
-async def list_models(here: Here, request: Request) -> Response:
+async def list_models(here: Here, whose: Owner, request: Request) -> Response:
     """List the models of this server."""
-    return _page([describe_model(model, here.base(request)) for model in here.catalogue.models])
+    return _page(await _matching(here, whose, request))
 
 
 @router.api_route("/models", methods=["QUERY"], include_in_schema=False)
-async def search_models(here: Here, request: Request) -> Response:
+async def search_models(here: Here, whose: Owner, request: Request) -> Response:
     """Search the models; the body is the words, which the JavaScript client puts in quotes."""
-    return _page(_matching(here, request, await _words(request)))
+    return _page(await _matching(here, whose, request, await _words(request)))
 
 
 @router.get("/search", include_in_schema=False)
-async def search(here: Here, request: Request, query: str = "") -> Response:
+async def search(here: Here, whose: Owner, request: Request, query: str = "") -> Response:
     """Search, as the Python client 2 does."""
-    found = [{"model": model, "metadata": {}} for model in _matching(here, request, query)]
+    found = [{"model": model, "metadata": {}} for model in await _matching(here, whose, request, query)]
     return JSONResponse({"query": query, "models": found, "collections": [], "pages": []})
 
 
 @router.get("/models/{owner}/{name}", response_model=schemas.ModelAnswer, responses=refusals(404, 422))
-async def get_model(here: Here, model: Model, request: Request) -> Response:
+async def get_model(here: Here, model: Model, whose: Owner, request: Request) -> Response:
     """Get a model."""
-    return JSONResponse(describe_model(model, here.base(request)))
+    runs = await run_in_threadpool(here.store.runs, owner=whose)
+    return JSONResponse(describe_model(model, here.base(request), runs.get(model.slug, 0)))
 
 
 @router.get("/models/{owner}/{name}/readme", response_class=PlainTextResponse, responses=refusals(404, 422))
@@ -83,12 +85,11 @@ async def list_collections() -> Response:
 
 
 @router.get("/collections/{slug}", response_model=schemas.Collection, responses=refusals(404, 422), tags=["Account"])
-async def get_collection(slug: Name, here: Here, request: Request) -> Response:
+async def get_collection(slug: Name, here: Here, whose: Owner, request: Request) -> Response:
     """Get a collection with its models."""
     if slug != COLLECTION:
         raise not_found("collection")
-    models = [describe_model(model, here.base(request)) for model in here.catalogue.models]
-    return JSONResponse(_collection() | {"models": models})
+    return JSONResponse(_collection() | {"models": await _matching(here, whose, request)})
 
 
 @router.get("/account", response_model=schemas.Account, tags=["Account"])
@@ -126,10 +127,10 @@ def _collection() -> dict[str, Any]:
     }
 
 
-def _matching(here: Service, request: Request, words: str) -> list[dict[str, Any]]:
-    wanted = words.lower().split()
+async def _matching(here: Service, whose: str, request: Request, words: str = "") -> list[dict[str, Any]]:
+    wanted, runs = words.lower().split(), await run_in_threadpool(here.store.runs, owner=whose)
     return [
-        describe_model(model, here.base(request))
+        describe_model(model, here.base(request), runs.get(model.slug, 0))
         for model in here.catalogue.models
         if all(word in f"{model.slug} {model.description}".lower() for word in wanted)
     ]

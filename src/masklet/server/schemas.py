@@ -99,7 +99,7 @@ class ModelAnswer(BaseModel):
     github_url: str | None = None
     paper_url: str | None = None
     license_url: str | None = None
-    run_count: int
+    run_count: int = Field(description="Your predictions with it, as far back as they are kept.")
     cover_image_url: str | None = None
     default_example: dict[str, Any] | None = None
     latest_version: VersionAnswer
@@ -248,7 +248,7 @@ def describe_version(model: Served) -> dict[str, Any]:
     }
 
 
-def describe_model(model: Served, base: str, run_count: int = 0) -> dict[str, Any]:
+def describe_model(model: Served, base: str, run_count: int) -> dict[str, Any]:
     """Return a model."""
     return {
         "url": f"{base}/v1/models/{model.slug}",
