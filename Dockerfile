@@ -1,4 +1,4 @@
-# masklet as a service: docker build --tag masklet . && docker run --publish 127.0.0.1:8000:8000 --env MASKLET_TOKEN='["..."]' masklet
+# masklet as a service: docker build --tag masklet . && docker run --publish 127.0.0.1:8000:8000 --env MASKLET_TOKEN=... masklet
 # Built in two steps, so that nothing of the build stays; run as a user without rights, on a root that may be read-only.
 
 FROM python:3.12-slim-bookworm AS build

@@ -258,7 +258,7 @@ def test_tokens_may_come_from_a_file_or_the_environment(tmp_path):
         assert httpx.get(f"{server.url}/v1/account").status_code == 401
         with server.client(BOB) as client:
             assert client.get("/v1/account").json()["username"] == "bob"
-    environment = {"MASKLET_TOKEN": f'["{ALICE}"]', "MASKLET_WORKERS": "0"}
+    environment = {"MASKLET_TOKEN": f"{ALICE}, bob:{BOB}", "MASKLET_WORKERS": "0"}
     with serving(tmp_path / "b", ready=False, **environment) as server, server.client(ALICE) as client:
         assert client.get("/v1/account").json()["username"] == "default"
 

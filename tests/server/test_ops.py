@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from masklet.server.ops import set_up_logs, without_secrets
-from server.serving import CLICK, HOSTED, KEY, TOKEN, serving, wait_until_ended
+from server.serving import CLICK, HOSTED, KEY, TOKEN, serving, wait_until, wait_until_ended
 
 SECRETS = [
     f"Bearer {TOKEN}",
@@ -95,9 +95,25 @@ def test_routes_that_do_not_exist_are_one_label(http):
     assert figures(http)['masklet_http_requests_total{method="GET",route="unmatched",status="404"}'] >= 3
 
 
+def test_methods_that_nobody_knows_are_one_label(http):
+    for i in range(3):
+        http.request(f"MADEUP{i}", "/v1/account")
+    made_up = [name for name in figures(http) if "MADEUP" in name]
+    assert made_up == []
+    assert any('method="other"' in name for name in figures(http))
+
+
+def test_a_path_is_logged_as_it_was_sent(http, served):
+    id = http.get("/nothing/%1b%5b31m%0a").headers["x-request-id"]
+    wait_until(lambda: [entry for entry in served.log if entry.get("request") == id])
+    [entry] = [entry for entry in served.log if entry.get("request") == id]
+    assert entry["path"] == "/nothing/%1b%5b31m%0a"
+
+
 def test_each_answer_names_its_request_and_the_log_tells_it(http, served):
     answer = http.get("/v1/account")
     id = answer.headers["x-request-id"]
+    wait_until(lambda: [entry for entry in served.log if entry.get("request") == id])
     [entry] = [entry for entry in served.log if entry.get("request") == id]
     assert (entry["method"], entry["path"], entry["status"]) == ("GET", "/v1/account", 200)
     assert {"level", "timestamp", "seconds", "owner"} <= set(entry)
@@ -262,6 +278,7 @@ def command(*arguments, **environment):
         (["--port", "99999"], "--port"),
         (["--tls-cert", "x.pem"], "belong together"),
         (["--tls-cert", __file__, "--tls-key", str(KEY)], "certificate"),
+        (["--token-file", "/nowhere"], "--token-file /nowhere cannot be read"),
         (["--json-bytes", "0"], "--json-bytes"),
         (["--run-s", "-1"], "--run-s"),
         (["--host", "203.0.113.9", "--token", TOKEN], "cannot listen on 203.0.113.9"),

@@ -19,6 +19,8 @@ from masklet.server.problems import Refusal
 
 REQUEST_ID = "x-request-id"
 UNMATCHED = "unmatched"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY"})
+LONGEST_PATH = 300
 HIDDEN = "[hidden]"
 SECRETS = (
     (re.compile(r"(?i)\b(bearer|token|basic)(?:\s+|%20)[A-Za-z0-9+/=._~-]{12,}"), rf"\1 {HIDDEN}"),
@@ -167,7 +169,7 @@ class Observed:
         try:
             await self._app(scope, receive, answer)
         except Exception:
-            log.exception("request failed", request=request_id, method=scope["method"], path=scope["path"])
+            log.exception("request failed", request=request_id, path=_path(scope))
             if not status:
                 await unforeseen(request_id).response()(scope, receive, answer)
         finally:
@@ -175,17 +177,25 @@ class Observed:
 
     def _note(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", UNMATCHED)
-        self._metrics.requests.labels(scope["method"][:10], route, str(status)).inc()
+        # What a stranger may make up must not become a figure of its own.
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self._metrics.requests.labels(method, route, str(status)).inc()
         self._metrics.seconds.labels(route).observe(seconds)
         log.info(
             "request",
             request=request_id,
-            method=scope["method"],
-            path=scope["path"],
+            method=method,
+            path=_path(scope),
             status=status,
             seconds=round(seconds, 4),
             owner=scope.get("state", {}).get("owner"),
         )
+
+
+def _path(scope: Scope) -> str:
+    """Return a path as it was sent: decoded, it could hold what moves a terminal."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    return raw.decode("ascii", "replace")[:LONGEST_PATH]
 
 
 SAFE_HEADERS = (

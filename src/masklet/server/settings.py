@@ -1,7 +1,7 @@
 """Everything about the service that somebody may want to change: `masklet serve --NAME`, or `MASKLET_NAME`.
 
 Each limit is a field with its default and its unit; nothing else in the server holds a number that a stranger can
-reach. A flag beats the environment. Lists in the environment are JSON.
+reach. A flag beats the environment, in which a list is separated by commas.
 """
 
 from pathlib import Path
@@ -9,14 +9,22 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import platformdirs
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from masklet.server.auth import LOOPBACK_NAMES, Gate, check_exposure, is_loopback, read_tokens
+from masklet.server.auth import LOOPBACK_NAMES, BadSetup, Gate, check_exposure, is_loopback, read_tokens
 
 Bytes = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
+
+
+def _separated(value: Any) -> Any:
+    """Read a list as the environment has it."""
+    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+
+Words = Annotated[list[str], NoDecode, BeforeValidator(_separated)]
 
 
 def _data_folder() -> Path:
@@ -35,13 +43,13 @@ class Settings(BaseSettings):
     dtype: str = Field("auto", description="auto, float32, bfloat16, float16.")
     workers: Annotated[int, Field(ge=0)] = Field(1, description="Processes that hold a model and run predictions.")
     data_dir: Path = Field(default_factory=_data_folder, description="Where predictions and files are kept.")
-    token: list[str] = Field([], description="SECRET or OWNER:SECRET that callers must show; may be repeated.")
+    token: Words = Field([], description="SECRET or OWNER:SECRET that callers must show; may be repeated.")
     token_file: Path | None = Field(
         None, description="File with one token a line, better than --token: ps shows no file."
     )
     public_url: str | None = Field(None, description="How callers reach this server, if not as they say themselves.")
-    allow_host: list[str] = Field([], description="Further name this server goes by; may be repeated.")
-    allow_origin: list[str] = Field([], description="Origin of a web page elsewhere that may call; may be repeated.")
+    allow_host: Words = Field([], description="Further name this server goes by; may be repeated.")
+    allow_origin: Words = Field([], description="Origin of a web page elsewhere that may call; may be repeated.")
     tls_cert: Path | None = Field(None, description="Certificate (PEM): speak HTTPS, as file objects of clients need.")
     tls_key: Path | None = Field(None, description="The certificate's private key (PEM).")
     allow_private_urls: bool = Field(
@@ -98,7 +106,7 @@ class Settings(BaseSettings):
         """Return who is let in; raises `BadSetup` for a server that would be open to strangers."""
         lines = list(self.token)
         if self.token_file is not None:
-            lines += [line for line in self.token_file.read_text().splitlines() if line.strip()]
+            lines += _lines(self.token_file)
         tokens = read_tokens(lines)
         check_exposure(self.host, tokens)
         return Gate(tokens, self.names(), tuple(self.allow_origin))
@@ -115,6 +123,15 @@ class Settings(BaseSettings):
     def shown(self) -> dict[str, Any]:
         """Return the settings without secrets."""
         return self.model_dump(mode="json", exclude={"token"})
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeError) as error:
+        raise BadSetup(
+            f"--token-file {path} cannot be read ({error}): give a text file with one token a line"
+        ) from error
 
 
 def _host_of(url: str) -> str:
