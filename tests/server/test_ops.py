@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -351,3 +352,12 @@ def test_jobs_of_a_folder_without_a_server_are_none(tmp_path):
     assert done.returncode == 2
     assert "give the server's --data-dir" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_fifty_durable_creates_a_second_are_the_least():
+    script = Path(__file__).parents[2] / "bench" / "service.py"
+    command = [sys.executable, str(script), "--seconds", "1", "--clients", "8", "--floor", "50"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for line in ("create (durable), 8 clients", "status, 8 clients", "flushed writes", "wake-ups of the event loop"):
+        assert line in done.stdout
