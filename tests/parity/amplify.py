@@ -9,12 +9,13 @@ Two more things make a comparison of float32 runs possible. Masks are smooth: in
 of zero open and close holes. And the gain stays below one: more of it and rounding grows from frame to frame.
 """
 
+import contextlib
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 SPREADS = (
     (r".*\.gamma", 0.5, 0.2),  # as trained; the initial 1e-6 would hide the whole block
@@ -22,7 +23,7 @@ SPREADS = (
     (r".*(iou_token|mask_tokens|obj_score_token)\.weight", 0.0, 1.0),
     (r".*pos_embed.*", 0.0, 0.1),
     (r"(maskmem_tpos_enc|no_mem_.*|no_obj_.*)", 0.0, 0.02),
-    (r"sam_mask_decoder\.pred_obj_score_head\.layers\.2\.bias", 1.0, 0.04),
+    (r"sam_mask_decoder\.pred_obj_score_head\.layers\.2\.bias", 2.5, 0.04),
     (r".*\.bias", 0.0, 0.04),
 )
 """Mean and deviation by name; other vectors are layer norms, other weights have the usual deviation by fan-in."""
@@ -39,7 +40,8 @@ FACTORS = (
     (r"sam_mask_decoder\.output_hypernetworks_mlps\.\d\.layers\.2\..*", 24.0),
     (r"sam_mask_decoder\..*\.v_proj\.weight", 3.0),
     (r"sam_mask_decoder\.iou_prediction_head\.layers\.2\.weight", 10.0),
-    (r"sam_mask_decoder\.pred_obj_score_head\.layers\.2\.weight", -30.0),
+    (r"sam_mask_decoder\.pred_obj_score_head\.layers\.2\.weight", -50.0),
+    (r"sam_prompt_encoder\.mask_downscaling\.6\.weight", 0.3),
     (r"sam_mask_decoder\.conv_s[01]\.weight", 0.3),
     (r"memory_encoder\.mask_downsampler\.encoder\.12\.weight", 0.15),  # one pixel's sign must not matter much
     (r"memory_encoder\.out_proj\.weight", 4.0),
@@ -69,3 +71,24 @@ def _values(name: str, shape: torch.Size, seed: int) -> Tensor:
     if re.fullmatch(BALANCED, name):
         values = values - values.mean(0)
     return (mean + spread * values) * factor
+
+
+@contextlib.contextmanager
+def shaken(network: nn.Module, part: str) -> Iterator[None]:
+    """Make each value of a part ten per cent larger or smaller for a while; `name[i]` is one row of a parameter.
+
+    All larger would not do: a norm behind a convolution takes that back.
+    """
+    name, _, row = part.removesuffix("]").partition("[")
+    own = [p for n, p in network.named_parameters() if n == name or n.startswith(f"{name}.")]
+    assert own, f"there is no {part}"
+    changed: list[Tensor] = [p[int(row)] if row else p for p in own]
+    saved = [p.clone() for p in changed]
+    signs = torch.Generator().manual_seed(8)
+    for p in changed:
+        p.mul_(1 + 0.1 * (2 * torch.randint(2, p.shape, generator=signs) - 1))
+    try:
+        yield
+    finally:
+        for p, before in zip(changed, saved, strict=True):
+            p.copy_(before)

@@ -7,18 +7,18 @@ import pytest
 
 from .answers import Difference
 from .pairs import Pair, make_pair
-from .scenes import FRAMES
+from .scenes import ALL
 
 FIGURES: dict[tuple[str, str], list[Difference]] = {}
 
 
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory) -> Callable[..., Pair]:
-    """Build trackers of a size, revision, input side and clip length. The large ones fill gigabytes: one is kept."""
+    """Build trackers of a size, revision, input side and clip. The large ones fill gigabytes: one is kept."""
 
     @lru_cache(maxsize=1)
-    def build(size: str = "tiny", revision: str = "2.1", image_px: int = 256, frames: int = FRAMES) -> Pair:
-        return make_pair(size, revision, image_px, tmp_path_factory.mktemp("pictures"), frames=frames)
+    def build(size: str = "tiny", revision: str = "2.1", image_px: int = 256, times: tuple[int, ...] = ALL) -> Pair:
+        return make_pair(size, revision, image_px, tmp_path_factory.mktemp("pictures"), times=times)
 
     return build
 

@@ -66,7 +66,6 @@ class HuggingFace:
     height: int
     width: int
     _seen: dict[int, Any] = field(default_factory=dict)
-    _ious: list[float] = field(default_factory=list)
 
     def act(self, actions: Sequence[Action]) -> Answers:
         """Act out a scenario of prompts and passes on a clip whose length is known."""

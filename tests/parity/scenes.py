@@ -1,5 +1,6 @@
 """Clips made of moving textured shapes, and what a person does with them, as data that every peer can act out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,11 +8,14 @@ from numpy.typing import NDArray
 
 HEIGHT, WIDTH = 144, 192
 """Neither square nor the network's size, so both scalings take part."""
-FRAMES = 14
+FRAMES = 12
 CURTAIN = (4, 8, 9)
 """Frames on which nearly everything is hidden."""
-LONG = 18
+ALL = tuple(range(FRAMES))
+LONG = tuple(range(18))
 """More than 16, beyond which pointer times are no longer divided by the clip's length."""
+TO_AND_FRO = (0, 1, 2, 4, 2, 1, 0, 1, 2, 4, 2, 1)
+"""As many frames of four pictures: seeing them is most of the work of a large network."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +58,13 @@ class Remove:
 Action = Say | Track | Withdraw | Remove
 
 
-def clip(frames: int = FRAMES, *, height: int = HEIGHT, width: int = WIDTH) -> NDArray[np.uint8]:
-    """Return `[frames, height, width, 3]`: a disc and a bar over a ground, each textured; a pale curtain passes."""
+def clip(times: Sequence[int] = ALL, *, height: int = HEIGHT, width: int = WIDTH) -> NDArray[np.uint8]:
+    """Return `[times, height, width, 3]`: a disc and a bar over a ground, each textured; a pale curtain passes."""
     rng = np.random.default_rng(20)
     texture = [_texture(rng, height + 64, width + 64) for _ in range(3)]
     y, x = np.mgrid[:height, :width]
     pictures = []
-    for t in range(frames):
+    for t in times:
         picture = texture[0][t : t + height, 2 * t : 2 * t + width].copy()
         for paint, inside in zip(texture[1:], (_disc(t, y, x), _bar(t, y, x)), strict=True):
             picture[inside] = paint[:height, :width][inside]
@@ -71,10 +75,10 @@ def clip(frames: int = FRAMES, *, height: int = HEIGHT, width: int = WIDTH) -> N
 
 
 def disc_mask(t: int, *, height: int = HEIGHT, width: int = WIDTH) -> NDArray[np.bool_]:
-    """Return where the disc is, `[height, width]`, with a hole of one low-resolution cell or so."""
+    """Return where the disc is, `[height, width]`, with a hole of a few low-resolution cells."""
     y, x = np.mgrid[:height, :width]
     mask = _disc(t, y, x)
-    mask[69:71, 60 + 3 * t : 62 + 3 * t] = False
+    mask[66:73, 58 + 3 * t : 64 + 3 * t] = False
     return mask
 
 
@@ -212,6 +216,13 @@ SCENARIOS: dict[str, tuple[Action, ...]] = {
         Track(count=5),
         Track(start=9, count=3),
         Track(start=8, reverse=True, count=4),
+    ),
+    "everything together": (
+        Say("disc", 2, ((66.0, 72.0, 1), (70.0, 80.0, 1), OUTSIDE)),
+        Say("bar", 0, box=(130.0, 25.0, 170.0, 80.0)),
+        Track(),
+        Say("bar", 7, ((122.0, 72.0, 1),)),
+        Track(reverse=True, start=8, count=3),
     ),
     "backward from the first frame": (Say("disc", 0, (DISC,)), Track(reverse=True)),
 }
