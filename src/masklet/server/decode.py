@@ -52,6 +52,7 @@ SLICE_MS = 100
 END_S = 2.0
 MOST_REFUSAL_BYTES = 4_096
 MOST_ABOUT_BYTES = 4_096
+MOST_NUMBER = 2**31
 _CODES: dict[str, ErrorCode] = {
     "BadVideo": "E_UNSUPPORTED_MEDIA",
     "NoFrames": "E_NO_FRAMES",
@@ -108,19 +109,20 @@ class _ApartReader:
     def __init__(self, child: "_Child", intake: Intake) -> None:
         self._child, self._numbers = child, count()
         try:
-            about = json.loads(child.hear(ABOUT, MOST_ABOUT_BYTES))
-            self.height, self.width = int(about["height"]), int(about["width"])
-            self.time_base = _positive(about["time_base"])
-            self.average_rate = None if about["rate"] is None else _positive(about["rate"])
-        except (ValueError, TypeError, KeyError, ZeroDivisionError):
+            about = _read_json(child.hear(ABOUT, MOST_ABOUT_BYTES))
+            self.height, self.width = _positive(about["height"]), _positive(about["width"])
+            self.time_base = _ratio(about["time_base"])
+            self.average_rate = None if about["rate"] is None else _ratio(about["rate"])
+        except (ValueError, KeyError):
             child.disbelieve()
         self.pts: array[int] = array("q")
         stamps = child.hear(STAMPS, intake.most_frames * self.pts.itemsize)
         if not stamps or len(stamps) % self.pts.itemsize:
             child.disbelieve()
         self.pts.frombytes(stamps)
-        fits = min(self.height, self.width) > 0 and self.height * self.width <= intake.most_pixels
-        if not fits or any(after <= before for before, after in pairwise(self.pts)):
+        if self.height * self.width > intake.most_pixels or any(
+            after <= before for before, after in pairwise(self.pts)
+        ):
             child.disbelieve()
 
     def read(self, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
@@ -222,9 +224,9 @@ class _Child:
 
     def _refused(self, message: bytes) -> NoReturn:
         try:
-            refusal = json.loads(message)
-            code, text = _CODES[refusal["kind"]], str(refusal["text"])
-        except (ValueError, TypeError, KeyError):
+            refusal = _read_json(message)
+            code, text = _CODES[str(refusal["kind"])], str(refusal["text"])
+        except (ValueError, KeyError):
             self.disbelieve()
         printable = "".join(sign for sign in text.replace(self._name, self._path) if sign.isprintable())
         self._fail(code, printable)
@@ -245,11 +247,28 @@ def _limits(intake: Intake) -> Limits:
     )
 
 
-def _positive(text: str) -> Fraction:
-    value = Fraction(text)
-    if not 0 < value < 2**31:
-        raise ValueError(text)
+def _read_json(data: bytes | bytearray) -> dict[str, Any]:
+    """Read an object; raises `ValueError` for anything else, however it is nested."""
+    try:
+        value = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(value, dict):
+        raise ValueError("no object")
     return value
+
+
+def _positive(value: Any) -> int:
+    if type(value) is not int or not 0 < value < MOST_NUMBER:
+        raise ValueError(value)
+    return value
+
+
+def _ratio(value: Any) -> Fraction:
+    """Read a numerator and a denominator. A fraction's text could be one that takes years to read."""
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError(value)
+    return Fraction(_positive(value[0]), _positive(value[1]))
 
 
 @cache

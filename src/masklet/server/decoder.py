@@ -28,6 +28,8 @@ READ, NEXT, CLOSE = b"R", b"N", b"C"
 MESSAGE = struct.Struct(">cQ")
 ABOUT, STAMPS, FRAME, REFUSAL, READY = b"A", b"T", b"F", b"E", b"R"
 OPEN_FILES = 64
+CPU_GRACE_S = 2
+"""At the limit comes a signal that says why, this much later one that nothing outlives."""
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
 
@@ -46,7 +48,7 @@ class Limits(NamedTuple):
 def confine(limits: Limits) -> None:
     """Give up what decoding does not need; nothing takes it back."""
     _limit(resource.RLIMIT_AS, limits.memory_bytes)
-    _limit(resource.RLIMIT_CPU, limits.cpu_s)
+    _limit(resource.RLIMIT_CPU, limits.cpu_s, beyond=CPU_GRACE_S)
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_NOFILE, OPEN_FILES)
@@ -56,10 +58,10 @@ def confine(limits: Limits) -> None:
         control(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
-def _limit(kind: int, most: int) -> None:
+def _limit(kind: int, most: int, *, beyond: int = 0) -> None:
     hard = resource.getrlimit(kind)[1]
-    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(kind, (most, most))
+    soft, hard = (each if hard == resource.RLIM_INFINITY else min(each, hard) for each in (most, most + beyond))
+    resource.setrlimit(kind, (soft, hard))
 
 
 def open_checked(path: Path, limits: Limits) -> "Reader":
@@ -120,8 +122,8 @@ def _refusal(error: Exception) -> bytes:
 
 def _about(film: "Reader") -> bytes:
     rate = film.average_rate
-    about = {"height": film.height, "width": film.width, "time_base": str(film.time_base), "rate": rate and str(rate)}
-    return json.dumps(about).encode()
+    about = {"height": film.height, "width": film.width, "time_base": film.time_base.as_integer_ratio()}
+    return json.dumps(about | {"rate": rate and rate.as_integer_ratio()}).encode()
 
 
 def main(open_it: "Callable[[Path, Limits], Reader]" = open_checked) -> None:
