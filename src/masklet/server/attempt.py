@@ -35,6 +35,7 @@ CONTENT_TYPES = {
     ".json": "application/json",
 }
 _BAR = 10
+SILENT = "source_timing gives the film the video's frame times, but no sound: the server decodes pictures only"
 
 log = structlog.get_logger()
 
@@ -85,6 +86,8 @@ class Attempt:
                 self._preparing = False
                 self._reach("worker.prepared")
                 self._started = time.monotonic()
+                if self._claim.prediction.input.get("source_timing") is True:
+                    self._hear(Said(SILENT))
                 engine.segment(self._request(video.path), self._claim.prediction.input, self._hear, video)
             self._say_log()
         except LeaseLost:

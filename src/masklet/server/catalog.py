@@ -32,7 +32,7 @@ KEPT_FROM_CALLERS = ("masks", "model", "device", "dtype", "out", "per_object")
 OVER_HTTP = {
     "input_video": "The video: an https URL, a data: URI, or a file from /v1/files.",
     "boxes": "Boxes as prompts, each NAME:FRAME:X0,Y0,X1,Y1 in displayed pixels.",
-    "source_timing": "Give the MP4 the source's frame times and sound instead of video_fps.",
+    "source_timing": "Give the MP4 the source's frame times instead of video_fps. It has no sound.",
 }
 """Where an option's help would speak of the command line."""
 SINCE = "2024-07-29T00:00:00.000Z"
