@@ -170,7 +170,8 @@ class Checker:
         for ack in self.done("hook"):
             heard[ack["id"]].append(ack)
         for id, row in self.rows.items():
-            if row["webhook"] is None or row["status"] not in FINAL or row["data_removed"]:
+            wanted = row["webhook"] is not None and '"completed"' in row["webhook_events"]
+            if not wanted or row["status"] not in FINAL or row["data_removed"]:
                 continue
             ends = [hook for hook in self.outbox[id] if hook["kind"] == "completed"]
             if len(ends) != 1:

@@ -16,8 +16,6 @@ from masklet.server.supervisor import Plan, Supervisor
 from reliability.acks import Acks, created, heard, saw
 from reliability.rounds import check
 
-pytestmark = pytest.mark.full  # not in CI until what it starts is quick enough there
-
 FRAMES = 3
 
 
