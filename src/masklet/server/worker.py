@@ -23,6 +23,7 @@ from masklet.errors import Problem
 from masklet.jobs import Claim, JobStore, StoreBusy, Surroundings
 from masklet.server.attempt import Attempt
 from masklet.server.crashpoints import crash_point
+from masklet.server.decode import sandbox
 from masklet.server.duty import SETUP_FAILED, Duty
 from masklet.server.engine import Engine, RealEngine
 from masklet.server.prepare import Prepare, preparing
@@ -59,6 +60,7 @@ class Worker:
             reason = str(error) if isinstance(error, Problem) else f"{type(error).__name__}: {error}"
             self._tell("failed", reason=reason[:500])
             return SETUP_FAILED
+        sandbox()  # found out now, since the first prediction would wait for it
         self._loading = False
         self._reach("worker.ready")
         self._tell("ready")
