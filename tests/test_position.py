@@ -83,3 +83,10 @@ def test_a_step_to_the_right_turns_the_first_pairs_and_a_step_down_the_others():
     assert torch.equal(codes[1, 4:], still)
     assert torch.equal(codes[6, :4], still)
     assert torch.equal(codes[1, :4], codes[6, 4:])
+
+
+@pytest.mark.parametrize("make", [sine_map, rotary_map])
+def test_a_code_made_for_inference_serves_training_too(make):
+    with torch.inference_mode():
+        code = make(3, 5, 8, torch.device("cpu"))
+    assert not code.is_inference()

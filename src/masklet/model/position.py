@@ -13,6 +13,7 @@ TEMPERATURE = 10000.0
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)  # what is kept may be used in training later, which takes no tensor made for inference
 def sine_map(height: int, width: int, channels: int, device: torch.device) -> Tensor:
     """Return the sine code of every cell, `[channels, height, width]`, first half y, second half x.
 
@@ -46,6 +47,7 @@ def fourier(places: Tensor, frequencies: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def rotary_map(height: int, width: int, channels: int, device: torch.device) -> Tensor:
     """Return the axial rotary code of every cell, `[height * width, channels / 2]` complex, x rates first."""
     rates = 1.0 / (TEMPERATURE ** (torch.arange(0, channels, 4, dtype=torch.float32, device=device) / channels))
