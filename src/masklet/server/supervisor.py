@@ -194,7 +194,6 @@ class Supervisor:
             if not place.ended_on_purpose:
                 log.warning("worker gone", worker=name, how=how, reason=place.report.reason)
             self._unsettled.append((name, how, place.ended_on_purpose))
-            self._left_behind.set()
 
     def _settle_rest(self) -> None:
         """Put back what dead workers had; kept until the store takes it."""
@@ -206,6 +205,7 @@ class Supervisor:
                 for lost in self._store.queue.worker_died(name, how):
                     log.warning("requeued", prediction=lost.prediction, failed=lost.failed)
             self._unsettled.pop(0)
+            self._left_behind.set()  # not before: a sweep spares what belongs to a claim that counts as running
 
     def _end_if_stuck(self, place: Place) -> None:
         """End a worker that loads for too long, or goes on with what is no longer its own."""
@@ -257,7 +257,7 @@ class Supervisor:
         while not self._end.is_set():
             self._left_behind.wait(self._plan.sweep_every_s)
             self._left_behind.clear()
-            if not self._end.wait(TICK_S):  # what it had is put back by then
+            if not self._end.is_set():
                 self._guarded(self._sweep_once)
 
     def _sweep_once(self, *, unfinished_before: float | None = None) -> None:
