@@ -6,16 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masklet.memory import Memory, MemoryBank, reach_of
+from masklet.model.matching import Sighting
 
 MOST_RECENT = 15
 """As many frames back as the official predictor's object pointers go."""
 
 
-def memory(frame, *, visible=True):
+def memory(frame):
     """Return a memory whose tensors all hold its frame's number."""
     held = torch.tensor(float(frame))
-    logits = torch.full((1, 2, 2), 1.0 if visible else -1.0)
-    return Memory(frame, logits, score=1.0, iou=0.5, pointer=held, map=held)
+    logits = torch.ones(1, 2, 2)
+    return Memory(frame, logits, score=1.0, iou=0.5, pointer=held, map=held, sighting=Sighting(held, held))
 
 
 def run(bank, frames, *, reverse=False, corrected=()):
@@ -114,7 +115,7 @@ def test_what_attention_can_no_longer_reach_is_let_go():
     bank.keep(memory(0), prompted=True)
     list(run(bank, range(1, 41)))
     assert list(range(26, 41)) == sorted(bank.recent)
-    assert list(range(35, 41)) == sorted(f for f, m in bank.recent.items() if m.map is not None)
+    assert list(range(34, 41)) == sorted(f for f, m in bank.recent.items() if m.map is not None)
     assert [f for f, m in bank.recent.items() if m.logits is not None] == [40]
     assert bank.prompted[0].map is not None
     with pytest.raises(LookupError, match="frame 26"):
@@ -164,20 +165,46 @@ def test_a_correction_takes_the_place_of_the_tracked_memory():
     assert bank.at(2) is correction
 
 
-def test_the_object_was_last_seen_where_its_mask_was_not_empty():
+def test_a_correction_of_a_frame_just_tracked_reaches_as_far_back_as_its_tracking_did():
     bank = MemoryBank()
     bank.keep(memory(0), prompted=True)
-    for frame in range(1, 4):
-        bank.arrive(frame, reverse=False)
-        bank.keep(memory(frame, visible=frame < 2), prompted=False)
-    assert bank.last_seen.frame == 1
-    assert bank.last_seen.low_resolution().shape == (2, 2)
+    *_, (frame, tracked) = run(bank, range(1, 12))
+    assert chosen(bank.recollect(frame, reverse=False, reach=MOST_RECENT)) == tracked
 
 
-@pytest.mark.parametrize(("frame", "reverse", "seen"), [(1, False, 0), (4, True, 5), (6, False, 5), (12, True, 9)])
-def test_a_pass_looks_for_the_object_where_the_prompt_beside_it_shows_it(frame, reverse, seen):
+# Where nano looks for an object
+
+
+def looked_at(bank, frame, *, reverse=False):
+    """Return the frames that are looked at and how far away they are."""
+    found = bank.recollect(frame, reverse=reverse, reach=MOST_RECENT).sightings
+    return [(sighting.looks.item(), distance) for sighting, distance in found]
+
+
+def test_an_object_is_looked_for_as_on_the_prompted_frame_and_the_six_just_passed():
+    bank = MemoryBank()
+    bank.keep(memory(0), prompted=True)
+    list(run(bank, range(1, 10)))
+    assert looked_at(bank, 10) == [(0, 10), (9, 1), (8, 2), (7, 3), (6, 4), (5, 5), (4, 6)]
+    assert [f for f, m in bank.recent.items() if m.sighting is not None] == list(range(3, 10))
+
+
+def test_what_came_before_a_correction_is_not_looked_at():
+    bank = MemoryBank()
+    bank.keep(memory(0), prompted=True)
+    list(run(bank, range(1, 6)))
+    bank.keep(memory(5), prompted=True)
+    list(run(bank, range(6, 8)))
+    assert looked_at(bank, 8) == [(5, 3), (7, 1), (6, 2)]
+
+
+@pytest.mark.parametrize(
+    ("frame", "reverse", "seen"),
+    [(1, False, 0), (4, False, 0), (1, True, 5), (6, True, 9), (12, False, 9), (12, True, 9)],
+)
+def test_of_several_prompted_frames_the_one_last_passed_counts(frame, reverse, seen):
     bank = MemoryBank()
     for prompted in (0, 5, 9):
         bank.keep(memory(prompted), prompted=True)
     bank.arrive(frame, reverse=reverse)
-    assert bank.last_seen.frame == seen
+    assert looked_at(bank, frame, reverse=reverse) == [(seen, abs(frame - seen))]

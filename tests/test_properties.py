@@ -292,7 +292,7 @@ def test_a_damaged_picture_is_a_mask_or_the_one_error(mask, kind, data):
 # Memory
 
 FRAMES = 200
-MOST_RECENT, MOST_MAPS = 15, 6
+MOST_RECENT, MOST_MAPS = 15, 7
 
 acts = st.lists(
     st.tuples(st.sampled_from(["prompt", "forward", "backward"]), st.integers(0, FRAMES - 1), st.integers(1, 60)),

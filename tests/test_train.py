@@ -226,7 +226,7 @@ def test_at_most_two_frames_are_corrected_or_a_picture_twice():
         assert max(max(counter.values(), default=0) for counter in rounds) == (1 if frames > 1 else 2)
 
 
-def test_propagated_masks_are_made_worse_about_half_of_the_time_and_stay_recognisable():
+def test_propagated_masks_are_made_worse_now_and_then_and_stay_recognisable():
     size_hw = (HEIGHT // 2, WIDTH // 2)
     cells = torch.from_numpy(shrunk(TWO.masks[0], size_hw))[:, None]
     logits = torch.where(cells, 10.0, -10.0)
@@ -235,7 +235,7 @@ def test_propagated_masks_are_made_worse_about_half_of_the_time_and_stay_recogni
         worse = disturb(logits, np.random.default_rng(seed))
         assert worse.shape == logits.shape
         overlaps += [iou((a > 0).numpy(), b.numpy()) for a, b in zip(worse, cells, strict=True)]
-    assert 0.35 < np.mean([overlap == 1 for overlap in overlaps]) < 0.65
+    assert 0.55 < np.mean([overlap == 1 for overlap in overlaps]) < 0.85
     assert min(overlaps) > 0.25
     nowhere = torch.full_like(logits, -32.0)
     assert torch.equal(disturb(nowhere, np.random.default_rng(0)), nowhere)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from masklet.model.matching import Sighting
 from masklet.model.network import MAPS, POINTERS, Recollection
 
 MAP_DTYPE = torch.bfloat16
@@ -31,6 +32,8 @@ class Memory:
     """`[256]`."""
     map: Tensor | None
     """`[64, h, w]`; dropped when out of attention's reach, None where the model has no memory."""
+    sighting: Sighting | None = None
+    """What nano looks for; dropped as a map is, None for the others."""
 
     def low_resolution(self) -> NDArray[np.float32]:
         """Return the logits `[4h, 4w]`, which only the latest frame of a pass and prompted frames still have."""
@@ -46,8 +49,6 @@ class MemoryBank:
     unbounded: bool = False
     prompted: dict[int, Memory] = field(default_factory=dict)
     recent: dict[int, Memory] = field(default_factory=dict)
-    last_seen: Memory | None = None
-    """The latest memory of this pass with a mask that is not empty; nano looks for the object there."""
     _cursor: tuple[int, bool] | None = None
     """Frame and direction of the pass under way."""
 
@@ -58,11 +59,8 @@ class MemoryBank:
         # A pass may step over prompted frames, as their answers stand, or on them.
         while behind in self.prompted and self._cursor != (behind, reverse):
             behind += step
-        if self._cursor != (behind, reverse):
-            self.last_seen = self.nearest(frame)
-            if not self.unbounded:
-                self.recent.clear()
-        self.last_seen = self.prompted.get(frame + step, self.last_seen)
+        if self._cursor != (behind, reverse) and not self.unbounded:
+            self.recent.clear()
         self._cursor = (frame, reverse)
 
     def forget(self, frames: range) -> None:
@@ -77,8 +75,6 @@ class MemoryBank:
             self.recent.pop(memory.frame, None)
             return
         self.recent[memory.frame] = memory
-        if memory.logits is not None and bool((memory.logits > 0).any()):
-            self.last_seen = memory
         if not self.unbounded:
             self.recent = {f: _slim(m, abs(memory.frame - f)) for f, m in self.recent.items() if _near(f, memory.frame)}
 
@@ -91,10 +87,6 @@ class MemoryBank:
     def at(self, frame: int) -> Memory | None:
         """Return what is known of a frame, prompted first."""
         return self.prompted.get(frame) or self.recent.get(frame)
-
-    def nearest(self, frame: int) -> Memory | None:
-        """Return the prompted memory closest in time."""
-        return min(self.prompted.values(), key=lambda memory: abs(memory.frame - frame), default=None)
 
     def recollect(self, frame: int, *, reverse: bool, reach: int) -> Recollection:
         """Choose what a frame attends to (`sam2_base.py`, `_prepare_memory_conditioned_features`).
@@ -113,7 +105,22 @@ class MemoryBank:
             memory = self.recent.get(frame - sign * distance)
             if memory is not None:
                 pointers.append((memory.pointer, distance))
-        return Recollection(maps, pointers, reach)
+        return Recollection(maps, pointers, reach, self._sightings(frame, sign))
+
+    def _sightings(self, frame: int, sign: int) -> list[tuple[Sighting, int]]:
+        """Choose where nano looks for the object: on the prompted frame last passed and on the six frames just passed.
+
+        A prompt may contradict other prompts and what was tracked before it: of those, nothing is taken.
+        """
+        nearest = sorted(self.prompted.values(), key=lambda m: (sign * (frame - m.frame) < 0, abs(frame - m.frame)))
+        chosen = nearest[:1]
+        for distance in range(1, MAPS):
+            passed = frame - sign * distance
+            if passed in self.prompted:
+                break
+            if passed in self.recent:
+                chosen.append(self.recent[passed])
+        return [(memory.sighting, abs(frame - memory.frame)) for memory in chosen if memory.sighting is not None]
 
 
 def reach_of(frame_count: int | None) -> int:
@@ -128,4 +135,6 @@ def _near(frame: int, now: int) -> bool:
 def _slim(memory: Memory, age: int) -> Memory:
     if age == 0:
         return memory
-    return replace(memory, logits=None, map=memory.map if age < MAPS - 1 else None)
+    if age < MAPS:  # a correction of the frame itself reaches as far back as its tracking did
+        return replace(memory, logits=None)
+    return replace(memory, logits=None, map=None, sighting=None)

@@ -1,7 +1,7 @@
 """Objects through a video, one frame at a time: prompts and features in, masks out. Holds memories, never frames."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,17 @@ from masklet.errors import BadPrompt
 from masklet.memory import MAP_DTYPE, Memory, MemoryBank, reach_of
 from masklet.model.holes import fill_holes
 from masklet.model.layers import resize
-from masklet.model.network import STRIDE, Decoded, Features, Network, Points, Recollection, normalise
+from masklet.model.network import (
+    ABSENT,
+    CERTAIN,
+    STRIDE,
+    Decoded,
+    Features,
+    Network,
+    Points,
+    Recollection,
+    normalise,
+)
 from masklet.model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIVE, PADDING, POSITIVE
 from masklet.prompts import Prompt
 
@@ -188,9 +198,9 @@ class Tracker:
     def _track(self, frame: int, features: Features, tracks: list[_Track], reverse: bool) -> list[Memory]:
         recollections = [t.bank.recollect(frame, reverse=reverse, reach=self.reach) for t in tracks]
         image = self.network.recall(features, recollections)
-        points, logits = self._propagated(tracks)
-        decoded = self.network.decode(image, features.fine, points, logits)
-        memories = self._memories(features, decoded, frame, prompted=False)
+        points, logits = propagated(self.network, features, recollections)
+        decoded = lost_where_nowhere(self.network.decode(image, features.fine, points, logits), points)
+        memories = memories_of(self.network, features, decoded, frame, carried=logits, prompted=False)
         for i, track in enumerate(tracks):
             correction = track.waiting.pop(frame, None)
             if correction is not None:
@@ -221,28 +231,48 @@ class Tracker:
     def _input_mask(self, mask: NDArray[np.bool_]) -> Tensor:
         return input_mask(self.network, self.geometry, mask)
 
-    def _propagated(self, tracks: list[_Track]) -> tuple[Points | None, Tensor | None]:
-        """Make nano's prompt of each object's last visible mask: its box, slightly larger, and its logits."""
-        if not self.network.config.is_nano:
-            return None, None
-        logits = last_logits(self.network, self.geometry, [track.bank.last_seen for track in tracks])
-        return boxes_around(logits), dense(logits)
+
+def propagated(
+    network: Network, features: Features, recollections: Sequence[Recollection]
+) -> tuple[Points | None, Tensor | None]:
+    """Make nano's prompt of a frame that nobody prompted: where each object should be, as a box and as logits."""
+    if not network.config.is_nano:
+        return None, None
+    logits = network.carry(features, recollections)
+    return boxes_around(logits), logits
 
 
-def memories_of(network: Network, features: Features, decoded: Decoded, frame: int, *, prompted: bool) -> list[Memory]:
-    """Make what is kept of a frame, one for each object.
+def lost_where_nowhere(decoded: Decoded, points: Points | None) -> Decoded:
+    """Call an object absent where nothing says where to look for it, whatever the decoder says."""
+    if points is None:
+        return decoded
+    nowhere = (points.labels == PADDING).all(dim=1)
+    logits = torch.where(nowhere[:, None, None, None], ABSENT, decoded.logits)
+    return replace(decoded, logits=logits, scores=torch.where(nowhere, -CERTAIN, decoded.scores))
+
+
+def memories_of(
+    network: Network,
+    features: Features,
+    decoded: Decoded,
+    frame: int,
+    *,
+    prompted: bool,
+    carried: Tensor | None = None,
+) -> list[Memory]:
+    """Make what is kept of a frame, one for each object; `carried` are the logits that were a tracked frame's prompt.
 
     Prompted frames are remembered as the person saw them, holes filled and binarised; tracked ones raw.
     """
     filled = fill_holes(decoded.logits)
+    sightings = network.sight(features, filled, carried) if network.config.is_nano else [None] * len(filled)
     maps: Sequence[Tensor | None] = [None] * len(filled)
     if network.config.remembers:
         source = filled if prompted else decoded.logits
         maps = network.remember(features, source, decoded.scores, prompted=prompted).to(MAP_DTYPE).unbind()
     scores, ious = decoded.scores.tolist(), decoded.ious.tolist()
     return [
-        Memory(frame, logits, score, iou, pointer, memory_map)
-        for logits, score, iou, pointer, memory_map in zip(filled, scores, ious, decoded.pointers, maps, strict=True)
+        Memory(frame, *answer) for answer in zip(filled, scores, ious, decoded.pointers, maps, sightings, strict=True)
     ]
 
 
@@ -274,13 +304,6 @@ def points_of(network: Network, geometry: Geometry, prompt: Prompt, before: Tens
 def dense(logits: Tensor) -> Tensor:
     """Turn earlier logits into a dense prompt."""
     return logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
-
-
-def last_logits(network: Network, geometry: Geometry, seen: Sequence[Memory | None]) -> Tensor:
-    """Return the logits `[b, 1, 4h, 4w]` of each object's last visible mask; nowhere for one that had none."""
-    height, width = (n // 4 for n in geometry.input_hw)
-    nowhere = torch.full((1, height, width), -LOGIT_LIMIT, device=network.device)
-    return torch.stack([nowhere if m is None or m.logits is None else m.logits for m in seen])
 
 
 def boxes_around(logits: Tensor) -> Points:

@@ -6,6 +6,7 @@ of sam2_base.py at facebookresearch/sam2 2b90b9f; differences are marked `Differ
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from masklet.model.config import HieraConfig, ModelConfig
 from masklet.model.hiera import Hiera
 from masklet.model.layers import MLP, resize
 from masklet.model.mask_decoder import Answers, MaskDecoder, stable
+from masklet.model.matching import Sighting, carry, cover_of, looks_of
 from masklet.model.memory_attention import MemoryAttention, Tokens
 from masklet.model.memory_encoder import MemoryEncoder
 from masklet.model.neck import FpnNeck
@@ -31,6 +33,8 @@ POINTERS = 16
 """Object pointers reach this many frames back, the present one counted."""
 ABSENT = -1024.0
 """Mask logit of an object that is not there."""
+PLAUSIBLE = 0.5
+"""So much below the best reading's predicted IoU another is still considered."""
 CERTAIN = 10.0
 """Logit of a mask that a person gave."""
 
@@ -47,6 +51,11 @@ class Features:
     @property
     def size_hw(self) -> tuple[int, int]:
         return self.image.shape[-2], self.image.shape[-1]
+
+    @cached_property
+    def looks(self) -> Tensor:
+        """What tells its places apart, `[h*w, 256]`; no gradients."""
+        return looks_of(self.image.detach())
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +78,8 @@ class Recollection:
     """`[256]` object pointers, each with its distance in frames; negative means from the future."""
     reach: int
     """The distance that codes as one: `min(frames in the video, 16) - 1`."""
+    sightings: Sequence[tuple[Sighting, int]] = ()
+    """Nano only, each with its distance in frames."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +169,10 @@ class Network(nn.Module):
             return recalled
         return blank.index_copy(0, torch.tensor(with_memory, device=blank.device), recalled)
 
+    def carry(self, features: Features, recollections: Sequence[Recollection]) -> Tensor:
+        """Find where each object should be by how the picture looks there, as logits `[b, 1, 4h, 4w]`; nano only."""
+        return carry(features.looks, features.size_hw, [r.sightings for r in recollections])
+
     def decode(
         self, image: Tensor, fine: tuple[Tensor, Tensor] | None, points: Points | None, logits: Tensor | None
     ) -> Decoded:
@@ -179,6 +194,8 @@ class Network(nn.Module):
         """Take one of the answers for each object, as `decode` says."""
         rows = torch.arange(len(answers.ious), device=answers.ious.device)
         best = answers.ious[:, 1:].argmax(1) + 1
+        if ambiguous and self.config.is_nano:
+            best = _whole(answers)
         chosen = best if ambiguous else torch.where(stable(answers.logits[:, 0]), 0, best)
         # The pointer of an unambiguous prompt comes from token 0 even where its mask was unstable.
         token = answers.tokens[rows, best if ambiguous else torch.zeros_like(best)]
@@ -216,6 +233,15 @@ class Network(nn.Module):
             absent = (scores <= 0).to(maps.dtype)[:, None, None, None]
             maps = maps + absent * self.no_obj_embed_spatial[..., None, None]
         return maps
+
+    def sight(self, features: Features, logits: Tensor, carried: Tensor | None) -> list[Sighting]:
+        """Note how the objects of masks `[b, 1, 4h, 4w]` look; nano only.
+
+        A prompted mask is noted as the person saw it. A tracked one is believed by half, and what was carried to its
+        frame by the other half, so that one wrong answer is not the next frame's truth.
+        """
+        mask = (logits > 0).float() if carried is None else (logits.sigmoid() + carried.sigmoid()) / 2
+        return [Sighting(features.looks, cover) for cover in cover_of(mask.detach().float())]
 
     def _answers(
         self, image: Tensor, fine: tuple[Tensor, Tensor] | None, points: Points | None, logits: Tensor | None
@@ -257,6 +283,17 @@ class Network(nn.Module):
         distances = torch.tensor([float(d) for _, d in recollection.pointers], device=self.device)
         codes: Tensor = self.obj_ptr_tpos_proj(sine_times(distances / recollection.reach, WIDTH).to(self.dtype))
         return codes
+
+
+def _whole(answers: Answers) -> Tensor:
+    """Differs: of three readings nano takes the largest that is plausible, `[b]`: one click means the whole thing.
+
+    Its predicted IoUs do not tell a part from a whole (`docs/nano.md`); who means a part clicks on the rest as well.
+    """
+    ious = answers.ious[:, 1:]
+    plausible = ious >= ious.amax(dim=1, keepdim=True) - PLAUSIBLE
+    areas = (answers.logits[:, 1:] > 0).sum(dim=(2, 3))
+    return torch.where(plausible, areas, -1).argmax(dim=1) + 1
 
 
 def normalise(pixels: Tensor, *, size_hw: tuple[int, int]) -> Tensor:

@@ -133,13 +133,11 @@ def shrunk(mask: NDArray[np.bool_], size_hw: tuple[int, int]) -> NDArray[np.bool
     return small
 
 
-DISTURBED = 0.5
+DISTURBED = 0.3
 """Share of propagated masks that are made worse, so that the decoder learns to correct them and not to copy."""
-WITHOUT_LOGITS = 0.1
-"""Share of frames whose propagated prompt is the box alone."""
 BOX_JITTER = 0.04
 """Standard deviation of a propagated box's corners, as a share of its sides."""
-MOST_SHIFT, MOST_GROWTH = 0.25, 0.12
+MOST_SHIFT, MOST_GROWTH = 0.1, 0.12
 """Of the object's size: how far a disturbed mask may lie away, and by how much grow or shrink on each side."""
 SURE = 8.0
 """Logit of what is added to a mask, or taken away from it."""

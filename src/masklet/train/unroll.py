@@ -17,10 +17,19 @@ from masklet.memory import Memory, MemoryBank, reach_of
 from masklet.model.mask_decoder import Answers
 from masklet.model.network import Decoded, Features, Network, Points, Recollection, normalise
 from masklet.prompts import Prompt
-from masklet.tracker import Geometry, boxes_around, dense, input_mask, last_logits, memories_of, points_of
+from masklet.tracker import (
+    Geometry,
+    boxes_around,
+    dense,
+    input_mask,
+    lost_where_nowhere,
+    memories_of,
+    points_of,
+    propagated,
+)
 from masklet.train.clips import Clip
 from masklet.train.losses import Judged, Truth, Verdict, judge
-from masklet.train.prompting import WITHOUT_LOGITS, Person, disturb, jitter, shrunk
+from masklet.train.prompting import Person, disturb, jitter, shrunk
 
 LONG = reach_of(None)
 """Object pointers are timed as in a long video, whatever the length of the clip."""
@@ -118,13 +127,15 @@ class _Run:
             bank.arrive(frame, reverse=False)
         recollections = [bank.recollect(frame, reverse=False, reach=LONG) for bank in self.banks]
         self.image = self.network.recall(self.features, recollections)
-        points, logits = self._propagated()
+        with torch.no_grad(), torch.autocast(self.network.device.type, enabled=False):
+            boxes, carried = propagated(self.network, self.features, recollections)
+        points, logits = self._disturbed(boxes, carried)
         answers = self.network.answer(self.image, self.features.fine, points, logits)
-        decoded = self.network.choose(answers, ambiguous=points is None)
+        decoded = lost_where_nowhere(self.network.choose(answers, ambiguous=points is None), points)
         rows = self._within_reach(points)
         if rows:
             self._judge(rows, _some(answers, rows), decoded.logits[rows], "three" if points is None else "all", "track")
-        self.now = memories_of(self.network, self.features, decoded, frame, prompted=False)
+        self.now = memories_of(self.network, self.features, decoded, frame, prompted=False, carried=carried)
         for bank, memory in zip(self.banks, self.now, strict=True):
             bank.keep(memory, prompted=False)
 
@@ -156,17 +167,12 @@ class _Run:
                 within.append(row)
         return within
 
-    def _propagated(self) -> tuple[Points | None, Tensor | None]:
-        """Do as the tracker does, and sometimes worse."""
-        if not self.network.config.is_nano:
-            return None, None
-        logits = last_logits(self.network, self.geometry, [bank.last_seen for bank in self.banks]).detach()
-        if not self.disturbed:
-            return boxes_around(logits), dense(logits)
-        rng = self.person.rng
-        logits = disturb(logits, rng)
-        boxes = jitter(boxes_around(logits), rng)
-        return boxes, None if rng.random() < WITHOUT_LOGITS else dense(logits)
+    def _disturbed(self, points: Points | None, logits: Tensor | None) -> tuple[Points | None, Tensor | None]:
+        """Make what was carried worse, sometimes."""
+        if points is None or logits is None or not self.disturbed:
+            return points, logits
+        worse = disturb(logits, self.person.rng)
+        return jitter(boxes_around(worse), self.person.rng), worse
 
     def _ask(self, rows: Sequence[int], points: Points, logits: Tensor | None, *, asked: str) -> None:
         """Put prompts of one shape to the decoder; their frame conditions the others from now on."""
