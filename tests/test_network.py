@@ -13,7 +13,7 @@ from masklet.model.attention import KEY_BLOCK, QUERY_BLOCK, Attention, attend_in
 from masklet.model.config import HIERA, NANO, sam2_config
 from masklet.model.hiera import join_windows, split_windows
 from masklet.model.layers import LayerNorm2d, resize
-from masklet.model.mask_decoder import stable
+from masklet.model.mask_decoder import Answers, stable
 from masklet.model.memory_attention import RotaryAttention, Tokens
 from masklet.model.network import ABSENT, CERTAIN, MAPS, Features, Network, Points, Recollection, normalise
 from masklet.model.position import rotary_map
@@ -372,3 +372,24 @@ def test_pointers_have_no_place_and_are_not_rotated():
 
 def test_features_know_their_size():
     assert Features(noise(1, 256, 3, 7), None).size_hw == (3, 7)
+
+
+def test_of_a_tracked_frames_answers_nano_takes_the_one_nearest_to_what_was_carried():
+    nano = Network(NANO).eval().requires_grad_(False)
+    logits = torch.full((1, 4, 8, 8), -9.0)
+    for token, width in enumerate((8, 1, 4, 6)):
+        logits[:, token, :, :width] = 9.0
+    answers = Answers(logits, torch.tensor([[0.9, 0.8, 0.1, 0.7]]), torch.zeros(1, 4, 256), torch.ones(1, 1))
+    carried = torch.full((1, 1, 8, 8), -7.0)
+    carried[..., :4] = 7.0
+    assert torch.equal(nano.choose(answers, ambiguous=False, carried=carried).logits[:, 0], logits[:, 2])
+
+
+def test_one_click_means_the_largest_reading_that_is_plausible_to_nano_and_the_best_one_to_the_others():
+    logits = torch.full((1, 4, 8, 8), -9.0)
+    for token, width in enumerate((7, 2, 5, 8)):
+        logits[:, token, :, :width] = 9.0
+    answers = Answers(logits, torch.tensor([[0.9, 0.8, 0.5, 0.2]]), torch.zeros(1, 4, 256), torch.ones(1, 1))
+    nano = Network(NANO).eval().requires_grad_(False)
+    assert torch.equal(nano.choose(answers, ambiguous=True).logits[:, 0], logits[:, 2])
+    assert torch.equal(built().choose(answers, ambiguous=True).logits[:, 0], logits[:, 1])

@@ -199,7 +199,9 @@ class Tracker:
         recollections = [t.bank.recollect(frame, reverse=reverse, reach=self.reach) for t in tracks]
         image = self.network.recall(features, recollections)
         points, logits = propagated(self.network, features, recollections)
-        decoded = lost_where_nowhere(self.network.decode(image, features.fine, points, logits), points)
+        answers = self.network.answer(image, features.fine, points, logits)
+        decoded = self.network.choose(answers, ambiguous=points is None, carried=logits)
+        decoded = lost_where_nowhere(decoded, points)
         memories = memories_of(self.network, features, decoded, frame, carried=logits, prompted=False)
         for i, track in enumerate(tracks):
             correction = track.waiting.pop(frame, None)

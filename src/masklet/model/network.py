@@ -190,13 +190,15 @@ class Network(nn.Module):
         """Give every answer that the decoder has to a prompt; training judges them all."""
         return self._answers(image, fine, points, logits)
 
-    def choose(self, answers: Answers, *, ambiguous: bool) -> Decoded:
-        """Take one of the answers for each object, as `decode` says."""
+    def choose(self, answers: Answers, *, ambiguous: bool, carried: Tensor | None = None) -> Decoded:
+        """Take one of the answers for each object, as `decode` says; nano's nearest to what was `carried`."""
         rows = torch.arange(len(answers.ious), device=answers.ious.device)
         best = answers.ious[:, 1:].argmax(1) + 1
         if ambiguous and self.config.is_nano:
             best = _whole(answers)
         chosen = best if ambiguous else torch.where(stable(answers.logits[:, 0]), 0, best)
+        if carried is not None:
+            chosen = _nearest(answers, carried)
         # The pointer of an unambiguous prompt comes from token 0 even where its mask was unstable.
         token = answers.tokens[rows, best if ambiguous else torch.zeros_like(best)]
         present = answers.scores > 0
@@ -294,6 +296,13 @@ def _whole(answers: Answers) -> Tensor:
     plausible = ious >= ious.amax(dim=1, keepdim=True) - PLAUSIBLE
     areas = (answers.logits[:, 1:] > 0).sum(dim=(2, 3))
     return torch.where(plausible, areas, -1).argmax(dim=1) + 1
+
+
+def _nearest(answers: Answers, carried: Tensor) -> Tensor:
+    """Return which answer overlaps most with what was carried, `[b]`, both taken as probabilities."""
+    found, expected = answers.logits.sigmoid(), carried.sigmoid()
+    shared = torch.minimum(found, expected).sum(dim=(2, 3))
+    return (shared / torch.maximum(found, expected).sum(dim=(2, 3))).argmax(dim=1)
 
 
 def normalise(pixels: Tensor, *, size_hw: tuple[int, int]) -> Tensor:

@@ -131,7 +131,7 @@ class _Run:
             boxes, carried = propagated(self.network, self.features, recollections)
         points, logits = self._disturbed(boxes, carried)
         answers = self.network.answer(self.image, self.features.fine, points, logits)
-        decoded = lost_where_nowhere(self.network.choose(answers, ambiguous=points is None), points)
+        decoded = lost_where_nowhere(self.network.choose(answers, ambiguous=points is None, carried=carried), points)
         rows = self._within_reach(points)
         if rows:
             self._judge(rows, _some(answers, rows), decoded.logits[rows], "three" if points is None else "all", "track")
