@@ -238,7 +238,7 @@ def test_corrective_clicks_raise_the_score_round_by_round(tmp_path):
     report = evaluate(both(tmp_path), nano(448), prompt="click", rounds=2)
     [score] = report.scores
     assert len(score.rounds) == len(report.rounds) == 3
-    assert report.rounds[0] == evaluate(tmp_path, nano(448), prompt="click").mean(lambda s: s.jf)
+    assert report.rounds[0] == pytest.approx(evaluate(tmp_path, nano(448), prompt="click").mean(lambda s: s.jf))
     assert score.rounds[-1] == pytest.approx(score.jf)
     assert score.jf > score.rounds[0] + 0.1
     assert "J&F by round: " + ", ".join(f"{100 * jf:.1f}" for jf in score.rounds) in report.table("nano", "click")
