@@ -389,7 +389,7 @@ def test_one_click_means_the_largest_reading_that_is_plausible_to_nano_and_the_b
     logits = torch.full((1, 4, 8, 8), -9.0)
     for token, width in enumerate((7, 2, 5, 8)):
         logits[:, token, :, :width] = 9.0
-    answers = Answers(logits, torch.tensor([[0.9, 0.8, 0.5, 0.2]]), torch.zeros(1, 4, 256), torch.ones(1, 1))
+    answers = Answers(logits, torch.tensor([[0.9, 0.8, 0.7, 0.2]]), torch.zeros(1, 4, 256), torch.ones(1, 1))
     nano = Network(NANO).eval().requires_grad_(False)
     assert torch.equal(nano.choose(answers, ambiguous=True).logits[:, 0], logits[:, 2])
     assert torch.equal(built().choose(answers, ambiguous=True).logits[:, 0], logits[:, 1])

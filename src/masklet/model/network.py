@@ -33,7 +33,7 @@ POINTERS = 16
 """Object pointers reach this many frames back, the present one counted."""
 ABSENT = -1024.0
 """Mask logit of an object that is not there."""
-PLAUSIBLE = 0.5
+PLAUSIBLE = 0.15
 """So much below the best reading's predicted IoU another is still considered."""
 CERTAIN = 10.0
 """Logit of a mask that a person gave."""
