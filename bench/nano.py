@@ -2,7 +2,8 @@
 
     python bench/nano.py --dataset DAVIS [--returns DATASET] [--model nano] [--sides 512 576 768] [--teacher]
 
-`--returns` is a dataset in which objects hide and come back, as `scripts/make_training_data.py --only returns` makes.
+`--returns` is a dataset in which objects hide and come back, as `scripts/make_training_data.py --only returns` makes:
+an object without a mask on a frame is hidden there.
 `--teacher` tracks at 1024 px too, SAM's own size: what a smaller input can reach at best.
 """
 
@@ -54,15 +55,15 @@ def followed(sequence: Sequence, network: Network) -> tuple[np.ndarray, np.ndarr
     """Follow each object from its mask on the first frame; return what is shown, what is said, and how well it fits."""
     frames = sequence.frames()
     truths = {index: sequence.truth(stem) for index, stem in frames.items()}
-    first, *rest = frames
+    first = next(iter(frames))
     with Session(sequence.pictures, network) as session:
         for name, mask in truths[first].items():
             if mask.any():
                 session.add_mask(name, first, mask)
         answers = {masks.frame: masks for masks in session.track("forward")}
-        names = session.objects
+        names, rest = session.objects, range(first + 1, session.video.frame_count)
     nothing = np.zeros_like(next(iter(truths[first].values())))
-    real = {name: [truths[index].get(name, nothing) for index in rest] for name in names}
+    real = {name: [truths.get(index, {}).get(name, nothing) for index in rest] for name in names}
     shown = np.array([[mask.any() for mask in real[name]] for name in names])
     found = np.array([[answers[index][name].any() for index in rest] for name in names])
     fits = [[region_similarity(answers[i][n], t) for i, t in zip(rest, real[n], strict=True)] for n in names]
