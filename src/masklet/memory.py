@@ -112,8 +112,10 @@ class MemoryBank:
 
         A prompt may contradict other prompts and what was tracked before it: of those, nothing is taken.
         """
-        nearest = sorted(self.prompted.values(), key=lambda m: (sign * (frame - m.frame) < 0, abs(frame - m.frame)))
-        chosen = nearest[:1]
+        chosen = []
+        if self.prompted:
+            last = min(self.prompted, key=lambda said: (sign * (frame - said) < 0, abs(frame - said)))
+            chosen.append(self.prompted[last])
         for distance in range(1, MAPS):
             passed = frame - sign * distance
             if passed in self.prompted:

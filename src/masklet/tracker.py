@@ -146,7 +146,7 @@ class Tracker:
         else:
             image = self._condition(features, track, prompt.frame, reverse)
             decoded = self.network.decode(image, features.fine, self._points(prompt, before), self._dense(before))
-        memory = self._memories(features, decoded, prompt.frame, prompted=True)[0]
+        memory = memories_of(self.network, features, decoded, prompt.frame, prompted=True)[0]
         if self.official:
             track.fresh[prompt.frame] = (memory, reverse is not None)
         else:  # Differs: a correction of a tracked frame conditions the others too.
@@ -209,7 +209,7 @@ class Tracker:
                 before = memories[i].low_resolution()
                 points = self._points(correction, before)
                 again = self.network.decode(image[i : i + 1], features.fine, points, self._dense(before))
-                memories[i] = self._memories(features, again, frame, prompted=True)[0]
+                memories[i] = memories_of(self.network, features, again, frame, prompted=True)[0]
             track.bank.keep(memories[i], prompted=correction is not None)
         return memories
 
@@ -218,9 +218,6 @@ class Tracker:
         if reverse is None:
             return self.network.recall(features, [Recollection((), (), self.reach)])
         return self.network.recall(features, [track.bank.recollect(frame, reverse=reverse, reach=self.reach)])
-
-    def _memories(self, features: Features, decoded: Decoded, frame: int, *, prompted: bool) -> list[Memory]:
-        return memories_of(self.network, features, decoded, frame, prompted=prompted)
 
     def _points(self, prompt: Prompt, before: NDArray[np.float32] | None) -> Points:
         earlier = None if before is None else torch.from_numpy(before)

@@ -1,6 +1,6 @@
 """Starts servers faster than they can be imported: a process that has imported everything and forks one for each order.
 
-    {"start": ["life", ...] or ["serve", ...], "log": FILE, "environment": {...}} -> {"pid": 123}
+    {"start": ["life", ...] or ["afterlife", ...], "log": FILE, "environment": {...}} -> {"pid": 123}
     {"wait": 123} -> {"status": -9}
 
 A fork is safe here because this process has one thread. Everything else is as in earnest: each server is a process,

@@ -1,4 +1,4 @@
-"""What the nursery starts: the server as it is, and a life of the store in which every crash point is passed."""
+"""What the nursery starts: a life of the store in which every crash point is passed, and what comes after it."""
 
 import http.client
 import json
@@ -11,11 +11,9 @@ from urllib.parse import urlsplit
 import structlog
 
 from masklet.jobs import JobStore, NewPrediction, Retention, Surroundings
-from masklet.server import serve as serving
 from masklet.server.crashpoints import crash_point
 from masklet.server.duty import Patience
 from masklet.server.postman import Answer
-from masklet.server.settings import Settings
 from masklet.server.supervisor import Plan, Supervisor
 from reliability.acks import Acks, created, saw
 
@@ -36,22 +34,6 @@ def send(delivery):
     finally:
         connection.close()
     return Answer(status == 200, f"HTTP {status}")
-
-
-def serve(data, port, *tokens):
-    """Serve, with a supervisor that sends webhooks to this machine."""
-    serving.Supervisor = lambda *parts, **more: Supervisor(*parts, **(more | {"send": send}))
-    settings = Settings(
-        data_dir=Path(data),
-        port=int(port),
-        engine="stub",
-        token=list(tokens),
-        lease_s=HURRY.lease_s,
-        sweep_s=0.5,
-        stop_s=10,
-        room_bytes=1,
-    )
-    serving.run(settings)
 
 
 def life(data, acks, short, long, hook, name):

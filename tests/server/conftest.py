@@ -1,8 +1,23 @@
-"""Servers that tests of the service share: started once, as each costs seconds."""
+"""What tests of the service share: a film, a store, and servers, which are started once, as each costs seconds."""
 
 import pytest
 
+from masklet.jobs import JobStore, Surroundings
+from server.patches import write_film
 from server.serving import TOKEN, serving, write_clip
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """Return the film of two patches, which the stub engine reads."""
+    return write_film(tmp_path_factory.mktemp("films") / "film.mp4")
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Return an empty store."""
+    with JobStore(tmp_path / "data", server=True, boot_id="boot", surroundings=Surroundings(busy_s=0.2)) as store:
+        yield store
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 
-from masklet.jobs import JobStore, NewPrediction, Surroundings
+from masklet.jobs import NewPrediction
 from masklet.server import decode
 from masklet.server import prepare as preparation
 from masklet.server.attempt import SILENT, Attempt
@@ -20,21 +20,10 @@ from masklet.server.settings import Settings
 from masklet.server.stub import StubEngine
 from masklet.video import Video, open_video
 from server.fetching import begins, drips, raw, replies, says
-from server.patches import FRAMES, ON_RED, ask, masks_of, see, write_film
+from server.patches import FRAMES, ON_RED, ask, masks_of, see
 from server.serving import CLICK, serving, wait_until_ended, write_clip
 
 HERE = Intake(private_urls=True)
-
-
-@pytest.fixture(scope="module")
-def film(tmp_path_factory):
-    return write_film(tmp_path_factory.mktemp("films") / "film.mp4")
-
-
-@pytest.fixture
-def store(tmp_path):
-    with JobStore(tmp_path / "data", server=True, boot_id="boot", surroundings=Surroundings(busy_s=0.2)) as store:
-        yield store
 
 
 @pytest.fixture(autouse=True)

@@ -19,11 +19,6 @@ from server.patches import FRAMES, ask, ended, masks_of, see, wait_for, write_fi
 EVER = 3_600.0
 
 
-@pytest.fixture(scope="module")
-def film(tmp_path_factory):
-    return write_film(tmp_path_factory.mktemp("films") / "film.mp4")
-
-
 @pytest.fixture
 def store(tmp_path):
     with JobStore(tmp_path / "data", server=True) as store:

@@ -8,14 +8,13 @@ import time
 import pytest
 
 from masklet.errors import NoSpace
-from masklet.jobs import JobStore, Surroundings
 from masklet.server.attempt import Attempt
 from masklet.server.duty import Patience
 from masklet.server.engine import Advanced, Finished
 from masklet.server.failures import JobFailure
 from masklet.server.prepare import prepare
 from masklet.server.stub import StubEngine
-from server.patches import FRAMES, ask, masks_of, see, write_film
+from server.patches import FRAMES, ask, masks_of, see
 
 PROGRESS = re.compile(r"^\s*(?P<percentage>\d+)%\s*\|.+?\|\s*(?P<current>\d+)\/(?P<total>\d+)")
 """As Replicate's Python client reads it from the logs."""
@@ -35,17 +34,6 @@ class Watched(StubEngine):
             report(event)
 
         super().segment(request, asked, hear, video)
-
-
-@pytest.fixture(scope="module")
-def film(tmp_path_factory):
-    return write_film(tmp_path_factory.mktemp("films") / "film.mp4")
-
-
-@pytest.fixture
-def store(tmp_path):
-    with JobStore(tmp_path / "data", server=True, boot_id="boot", surroundings=Surroundings(busy_s=0.2)) as store:
-        yield store
 
 
 @pytest.fixture

@@ -54,6 +54,7 @@ def carry(looks: Tensor, size_hw: tuple[int, int], remembered: Sequence[Sequence
     together; an object that remembers nothing is nowhere.
     """
     found = looks.new_zeros(len(remembered), len(looks), CELL * CELL)
+    farness = _farness(size_hw, looks)
     for rows in _alike(remembered):
         sightings = remembered[rows[0]]
         if not sightings:
@@ -61,7 +62,6 @@ def carry(looks: Tensor, size_hw: tuple[int, int], remembered: Sequence[Sequence
         keys = torch.cat([sighting.looks for sighting, _ in sightings])
         covers = [torch.cat([sighting.cover for sighting, _ in remembered[row]]) for row in rows]
         values = torch.cat(covers, dim=1)  # [k*h*w, 16*rows]
-        farness = _farness(size_hw, looks)
         spreads = [min(FAR, NEAR * max(1.0, distance / FRAMES)) for _, distance in sightings]
         for at in torch.arange(len(looks), device=looks.device).split(ROWS):
             moved = torch.cat([farness[at] / spread**2 for spread in spreads], dim=1)

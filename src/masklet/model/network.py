@@ -193,12 +193,11 @@ class Network(nn.Module):
     def choose(self, answers: Answers, *, ambiguous: bool, carried: Tensor | None = None) -> Decoded:
         """Take one of the answers for each object, as `decode` says; nano's nearest to what was `carried`."""
         rows = torch.arange(len(answers.ious), device=answers.ious.device)
-        best = answers.ious[:, 1:].argmax(1) + 1
-        if ambiguous and self.config.is_nano:
-            best = _whole(answers)
-        chosen = best if ambiguous else torch.where(stable(answers.logits[:, 0]), 0, best)
+        best = _whole(answers) if ambiguous and self.config.is_nano else answers.ious[:, 1:].argmax(1) + 1
         if carried is not None:
             chosen = _nearest(answers, carried)
+        else:
+            chosen = best if ambiguous else torch.where(stable(answers.logits[:, 0]), 0, best)
         # The pointer of an unambiguous prompt comes from token 0 even where its mask was unstable.
         token = answers.tokens[rows, best if ambiguous else torch.zeros_like(best)]
         present = answers.scores > 0
