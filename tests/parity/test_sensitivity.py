@@ -167,14 +167,14 @@ def absence_not_said(right, built, features, logits, scores, prompted):
 
 def never_filled_for_memory(patch: pytest.MonkeyPatch) -> None:
     """Prompted frames are shown filled but remembered with their holes."""
-    right = Tracker._memories
+    right = masklet.tracker.memories_of
 
-    def wrong(self, features, decoded, frame, *, prompted):
-        maps = self.network.remember(features, decoded.logits, decoded.scores, prompted=prompted)
-        answers = right(self, features, decoded, frame, prompted=prompted)
+    def wrong(built, features, decoded, frame, *, prompted, carried=None):
+        maps = built.remember(features, decoded.logits, decoded.scores, prompted=prompted)
+        answers = right(built, features, decoded, frame, prompted=prompted, carried=carried)
         return [replace(a, map=m.to(masklet.tracker.MAP_DTYPE)) for a, m in zip(answers, maps, strict=True)]
 
-    patch.setattr(Tracker, "_memories", wrong)
+    patch.setattr(masklet.tracker, "memories_of", wrong)
 
 
 def forgets_earlier_logits(patch: pytest.MonkeyPatch) -> None:
