@@ -36,3 +36,8 @@ def saw(acks, prediction):
 def heard(acks, hook, prediction, kind, status):
     """Note a webhook that was taken."""
     acks.note("hook", hook=hook, id=prediction, kind=kind, status=status)
+
+
+def knows(acks, id, url):
+    """Note the address of an output that was given while its prediction ran."""
+    acks.note("url", id=id, url=url)

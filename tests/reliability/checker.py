@@ -17,6 +17,7 @@ import urllib.request
 from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 FINAL = ("succeeded", "failed", "canceled", "aborted")
 TOLD = {"create": "creates", "saw": "ends", "hook": "webhooks"}
@@ -24,6 +25,9 @@ CODE = re.compile(r"E_[A-Z_]+")
 UNFIT = re.compile(r"Traceback|File \"|(?<![\w:/.])/(?:[\w.\-]+/)+[\w.\-]*|Bearer|whsec_|secret")
 """What a sentence for an owner never holds: a traceback, a path, a token."""
 CLOSED = ("http://127.0.0.1", "https://127.0.0.1")
+SHOWN = {"aborted": "canceled"}
+"""States that the API calls by another name, as clients do not know them."""
+OTHERS_ASKED_FOR = 50
 
 
 class Checker:
@@ -47,6 +51,11 @@ class Checker:
     def run(self):
         for check in (self.i1, self.i2, self.i3, self.i4, self.i5, self.i6, self.i7, self.i8, self.i9):
             check()
+        if self.api is not None:
+            self.check_answers()
+            self.check_addresses()
+            for owner in self.api.tokens:
+                self.check_view(owner)
         return self.violations
 
     def done(self, did):
@@ -63,10 +72,6 @@ class Checker:
                 self.say("I1", ack["id"], "was accepted and is not in the database")
             elif row["owner"] != ack["owner"]:
                 self.say("I1", ack["id"], f"was accepted from {ack['owner']} and belongs to {row['owner']}")
-            if self.api is not None:
-                status, body = self.api.get(f"/v1/predictions/{ack['id']}", ack["owner"])
-                if status != 200 or body["id"] != ack["id"]:
-                    self.say("I1", ack["id"], f"was accepted, and GET answers {status}")
 
     def i2(self):
         """Each has one final state, for ever."""
@@ -97,7 +102,6 @@ class Checker:
                 self.say("I3", row["id"], f"has {len(outputs)} outputs and should have {frames[row['id']]}")
             for output in self.outputs[row["id"]]:
                 self.check_file(row, output)
-            self.check_downloads(row, outputs)
         for ack in self.done("saw"):
             names = [output["name"] for output in self.outputs[ack["id"]] if output["role"] == "output"]
             if ack["status"] == "succeeded" and names != ack["outputs"]:
@@ -114,18 +118,6 @@ class Checker:
         elif hashlib.sha256(content).hexdigest() != output["sha256"]:
             self.say("I3", row["id"], f"{output['name']} is not what was published")
 
-    def check_downloads(self, row, outputs):
-        if self.api is None:
-            return
-        _, body = self.api.get(f"/v1/predictions/{row['id']}", row["owner"])
-        urls = body.get("output") or []
-        if len(urls) != len(outputs):
-            self.say("I3", row["id"], f"is answered with {len(urls)} outputs and has {len(outputs)}")
-        for url, output in zip(urls, outputs, strict=False):
-            status, content = self.api.download(url)
-            if status != 200 or hashlib.sha256(content).hexdigest() != output["sha256"]:
-                self.say("I3", row["id"], f"{output['name']} downloads with {status}, not as published")
-
     def i4(self):
         """Anything else says why."""
         for row in self.with_status("failed", "aborted", "canceled"):
@@ -139,10 +131,6 @@ class Checker:
         for row in self.with_status("canceled", "aborted"):
             if self.outputs[row["id"]]:
                 self.say("I5", row["id"], f"is {row['status']} and has {len(self.outputs[row['id']])} outputs")
-            if self.api is not None:
-                _, body = self.api.get(f"/v1/predictions/{row['id']}", row["owner"])
-                if body.get("output"):
-                    self.say("I5", row["id"], f"is {row['status']} and is answered with outputs")
         for ack in self.done("hook"):
             row = self.rows.get(ack["id"])
             if ack["kind"] == "completed" and row is not None and ack["status"] != row["status"]:
@@ -213,17 +201,83 @@ class Checker:
             for canary, owner in canaries.items():
                 if owner != row["owner"] and any(canary in text for text in texts):
                     self.say("I9", id, f"of {row['owner']} holds what {owner} sent")
-        for owner in () if self.api is None else self.api.tokens:
-            self.check_view(owner)
+
+    def check_answers(self):
+        """Hold each answer to a GET against what was promised and what the database holds."""
+        for ack in self.done("create"):
+            status, body = self.api.get(ack["id"], ack["owner"])
+            if status != 200:
+                self.say("I1", ack["id"], f"was accepted, and GET answers {status}")
+            elif body["id"] != ack["id"]:
+                self.say("I1", ack["id"], f"was accepted, and GET answers with {body['id']}")
+        for id, row in self.rows.items():
+            status, body = self.api.get(id, row["owner"])
+            if status == 200 and not row["data_removed"]:
+                self.check_answer(row, body)
+
+    def check_answer(self, row, body):
+        id, shown = row["id"], SHOWN.get(row["status"], row["status"])
+        if body["status"] != shown:
+            self.say("I2", id, f"is {row['status']} and is answered as {body['status']}")
+        if (body["error"], body["error_code"]) != (row["error"], row["error_code"]):
+            self.say(
+                "I4", id, f"ended with {row['error_code']}, and is answered with {body['error_code']}: {body['error']}"
+            )
+        urls = body["output"] or []
+        if row["status"] in ("canceled", "aborted") and urls:
+            self.say("I5", id, f"is {row['status']} and is answered with {len(urls)} outputs")
+        if row["status"] == "succeeded":
+            self.check_downloads(row, urls, body["urls"].get("manifest"))
+
+    def check_downloads(self, row, urls, manifest):
+        outputs = [output for output in self.outputs[row["id"]] if output["role"] == "output"]
+        if len(urls) != len(outputs):
+            self.say("I3", row["id"], f"is answered with {len(urls)} outputs and has {len(outputs)}")
+        manifests = [output for output in self.outputs[row["id"]] if output["role"] == "manifest"]
+        pairs = [*zip(urls, outputs, strict=False), *((manifest, output) for output in manifests)]
+        for url, output in pairs:
+            status, content = (404, b"") if url is None else self.api.download(url)
+            if status != 200:
+                self.say("I3", row["id"], f"{output['name']} downloads with {status}")
+            elif hashlib.sha256(content).hexdigest() != output["sha256"]:
+                self.say("I3", row["id"], f"{output['name']} downloads otherwise than it was published")
+
+    def check_addresses(self):
+        """Whoever took an output's address while the prediction ran gets the output, or nothing if it was cancelled."""
+        for ack in self.done("url"):
+            row = self.rows.get(ack["id"])
+            if row is None or row["data_removed"]:
+                continue
+            status, _ = self.api.download(ack["url"])
+            if row["status"] in ("canceled", "aborted") and status != 404:
+                self.say("I5", ack["id"], f"is {row['status']}, and an address of before answers {status}")
+            if row["status"] == "succeeded" and status != 200:
+                self.say("I3", ack["id"], f"has succeeded, and an address of before answers {status}")
 
     def check_view(self, owner):
-        for id in self.api.list(owner):
+        """An owner's token, or none, opens nothing of another's."""
+        ids, text = self.api.list(owner)
+        for id in ids:
             if id in self.rows and self.rows[id]["owner"] != owner:
                 self.say("I9", id, f"of {self.rows[id]['owner']} is listed for {owner}")
-        for ack in [ack for ack in self.done("create") if ack["owner"] != owner][:50]:
-            status, _ = self.api.get(f"/v1/predictions/{ack['id']}", owner)
+        others = [ack for ack in self.done("create") if ack["owner"] != owner]
+        for canary in {ack["canary"] for ack in others if ack["canary"]}:
+            if canary in text:
+                self.say("I9", canary, f"of another is in the list of {owner}")
+        for ack in others[:OTHERS_ASKED_FOR]:
+            status, _ = self.api.get(ack["id"], owner)
             if status != 404:
                 self.say("I9", ack["id"], f"of {ack['owner']} is answered to {owner} with {status}")
+            for output in self.outputs[ack["id"]][:1]:
+                self.check_unsigned(ack, output, owner)
+
+    def check_unsigned(self, ack, output, owner):
+        for asking, allowed in ((owner, (404,)), (None, (401, 403))):
+            status, _ = self.api.fetch(f"/v1/outputs/{ack['id']}/{output['name']}", asking)
+            if status not in allowed:
+                self.say(
+                    "I9", ack["id"], f"{output['name']} of {ack['owner']} answers {status} to {asking or 'nobody'}"
+                )
 
 
 class Api:
@@ -232,34 +286,43 @@ class Api:
     def __init__(self, url, tokens):
         if not url.startswith(CLOSED):
             raise SystemExit(f"{url} is not this machine")
-        self.url, self.tokens = url, tokens
+        self.url, self.tokens, self._answers = url, tokens, {}
 
-    def fetch(self, url, owner=None):
-        request = urllib.request.Request(url)
+    def fetch(self, path, owner=None):
+        request = urllib.request.Request(self.url + path)
         if self.tokens.get(owner):
             request.add_header("Authorization", f"Bearer {self.tokens[owner]}")
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read()
 
-    def get(self, path, owner):
-        status, body = self.fetch(self.url + path, owner)
-        return status, json.loads(body)
+    def get(self, id, owner):
+        """Return the answer about a prediction, asked once; its body only if it is one."""
+        if (id, owner) not in self._answers:
+            status, body = self.fetch(f"/v1/predictions/{id}", owner)
+            self._answers[id, owner] = status, json.loads(body) if status == 200 else None
+        return self._answers[id, owner]
 
     def download(self, url):
-        return self.fetch(url)
+        """Fetch an address as clients do, without a token; the server may have another port since it was given."""
+        parts = urlsplit(url)
+        return self.fetch(f"{parts.path}?{parts.query}")
 
     def list(self, owner):
-        url, ids = f"{self.url}/v1/predictions", []
-        while url:
-            _, body = self.fetch(url, owner)
+        """Return the ids of all pages, and their text."""
+        path, ids, texts = "/v1/predictions", [], []
+        while path:
+            status, body = self.fetch(path, owner)
+            if status != 200:
+                raise SystemExit(f"GET {path} for {owner} answers {status}")
             page = json.loads(body)
             ids += [prediction["id"] for prediction in page["results"]]
-            url = page["next"]
-        return ids
+            texts.append(body.decode())
+            path = page["next"] and page["next"].removeprefix(self.url)
+        return ids, "".join(texts)
 
 
 def whole_lines(path):

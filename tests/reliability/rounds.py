@@ -17,7 +17,7 @@ def check(data, acks, *, url=None, tokens=None, kills=0, running=()):
     for owner, token in (tokens or {}).items():
         command += ["--token", f"{owner}={token}"]
     command += ["--running", *running]
-    ran = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=120)
+    ran = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=600)
     assert ran.returncode == (1 if ran.stdout else 0), ran.stderr
     return ran.stdout.splitlines(), ran.stderr
 

@@ -1,68 +1,13 @@
 """The checker itself: it finds nothing in order, and each damage that is done by hand."""
 
 import json
-import shutil
 import sqlite3
 import subprocess
 import sys
-import time
 
 import pytest
-from server.patches import ask, ended, see, wait_for, write_film
 
-from masklet.jobs import JobStore
-from masklet.server.postman import Answer
-from masklet.server.supervisor import Plan, Supervisor
-from reliability.acks import Acks, created, heard, saw
 from reliability.rounds import check
-
-FRAMES = 3
-
-
-@pytest.fixture(scope="module")
-def healthy(tmp_path_factory):
-    """Run a small service and stop it; returns its folders and the predictions by what became of them."""
-    root = tmp_path_factory.mktemp("healthy")
-    (root / "acks").mkdir()
-    film = write_film(root / "film.mp4", frames=FRAMES)
-    acks = Acks(root / "acks" / "client.log")
-
-    def send(delivery):
-        heard(acks, delivery.id, delivery.prediction.id, delivery.kind, delivery.prediction.status)
-        return Answer(True, "HTTP 200")
-
-    with JobStore(root / "data", server=True) as store:
-        supervisor = Supervisor(store, Plan(engine="stub"), send=send)
-        supervisor.start()
-        asked = {
-            "succeeded": ask(store, film, webhook="http://127.0.0.1/hook", note="ann-canary"),
-            "failed": ask(store, film, click_frames="9"),
-            "canceled": ask(store, film, click_object_ids="fault-hang-1", webhook="http://127.0.0.1/hook"),
-            "bobs": ask(store, film, owner="bob", note="bob-canary"),
-        }
-        for name, prediction in asked.items():
-            owner = "bob" if name == "bobs" else "ann"
-            frames = FRAMES if name in ("succeeded", "bobs") else None
-            created(acks, {"id": prediction.id}, owner=owner, key=name, frames=frames, canary=f"{owner}-canary")
-        wait_for(lambda: len(see(store, asked["canceled"]).outputs) == 1)
-        store.cancel(asked["canceled"].id, owner="ann")
-        for prediction in asked.values():
-            done = ended(store, prediction)
-            saw(acks, {"id": done.id, "status": done.status, "outputs": [output.name for output in done.outputs]})
-        wait_for(lambda: store.counts().webhooks_pending == 0)
-        wait_for(lambda: list(store.folder.work.iterdir()) == [])
-        time.sleep(0.1)
-        supervisor.stop()
-    acks.close()
-    return root, {name: prediction.id for name, prediction in asked.items()}
-
-
-@pytest.fixture
-def damaged(healthy, tmp_path):
-    """Return a copy to damage."""
-    root, ids = healthy
-    shutil.copytree(root, tmp_path / "copy")
-    return tmp_path / "copy", ids
 
 
 def without_guards(database, *statements):

@@ -11,6 +11,8 @@ from masklet.video import VideoWriter, open_video
 HEIGHT, WIDTH, FRAMES = 48, 64, 6
 RED, BLUE = (230, 40, 40), (40, 60, 230)
 ON_RED, ON_BLUE, ON_GROUND = "[14,14]", "[50,40]", "[32,44]"
+PATIENCE_S = 180.0
+"""For what takes a second where nothing else runs: other work may hold every core."""
 
 
 def picture(frame):
@@ -65,7 +67,7 @@ def see(store, prediction):
     return store.get(prediction.id, owner=None)
 
 
-def wait_for(condition, seconds=20.0):
+def wait_for(condition, seconds=PATIENCE_S):
     """Wait until something is so; returns it."""
     end = time.monotonic() + seconds
     while not (found := condition()):
@@ -74,7 +76,7 @@ def wait_for(condition, seconds=20.0):
     return found
 
 
-def ended(store, prediction, seconds=20.0):
+def ended(store, prediction, seconds=PATIENCE_S):
     """Wait for a prediction's end."""
     wait_for(lambda: see(store, prediction).ended, seconds)
     return see(store, prediction)
