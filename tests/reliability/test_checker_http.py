@@ -13,8 +13,8 @@ import pytest
 from server.serving import serving
 
 from reliability.rounds import check
+from reliability.service import TOKENS
 
-TOKENS = {"ann": "ann-0123456789abcdef", "bob": "bob-0123456789abcdef"}
 FLAGS = ("--workers", "0", *(flag for owner, token in TOKENS.items() for flag in ("--token", f"{owner}:{token}")))
 
 

@@ -1,0 +1,141 @@
+"""Kills `masklet serve` again and again while clients write to it, then has the checker look at what is left.
+
+    PYTHONPATH=tests python -m reliability.kills --rounds 40
+    PYTHONPATH=tests python -m reliability.kills --rounds 1 --clients 100 --each 10
+
+Each round the server lives for a random time and is ended by SIGKILL: alone, so that its workers and decoders must end
+by themselves, or all of them in a random order; now and then it is killed while it starts, too. Clients note on their
+own disk whatever they were told, and ask again under the same key for what they were not. When all has ended the
+checker compares their notes with the database, the files and the answers of the last server.
+"""
+
+import argparse
+import random
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from server.patches import write_film
+
+from reliability.acks import Acks
+from reliability.clients import Client, Setting
+from reliability.receiver import receiving
+from reliability.service import TOKENS, Served
+
+FRAMES = 2
+KILLED_AT_START = 0.2
+"""In how many rounds the server is also killed before it may have begun to answer."""
+START_S = 1.5
+
+
+@dataclass
+class Result:
+    """What came of it."""
+
+    served: Served
+    lives_s: list = field(default_factory=list)
+    """From each start after a kill to the first answer."""
+    at_kill: list = field(default_factory=list)
+    """How many creates had been acknowledged at each kill."""
+    statuses: dict = field(default_factory=dict)
+    violations: list = field(default_factory=list)
+    looked: str = ""
+    """What the checker says it compared."""
+
+    def lines(self):
+        """Write it down."""
+        served = self.served
+        yield f"{served.kills} kills, {served.together} of them of the whole process tree"
+        yield f"creates acknowledged before each: {', '.join(map(str, self.at_kill))}"
+        yield f"live again after {statistics.median(self.lives_s):.2f} s (median), {max(self.lives_s):.2f} s (largest)"
+        yield f"slowest answer of /healthz while it lived: {served.slowest_s:.3f} s"
+        yield f"in the end: {self.statuses}"
+        yield self.looked.strip()
+        yield f"{len(self.violations)} violations"
+        yield from self.violations
+
+
+def run(root, *, rounds, clients, each=None, seed=20, longest_s=4.0, workers=1):
+    """Kill a server so often while clients write; `each`: so many creates a client, else as many as it can."""
+    dice = random.Random(seed)
+    (root / "acks").mkdir()
+    served, keys = Served(root, workers=workers), {}
+    result = Result(served)
+    film = write_film(root / "film.mp4", frames=FRAMES).read_bytes()
+    with receiving(root / "acks" / "receiver.log", keys) as hook, ThreadPoolExecutor(clients) as pool:
+        setting = Setting(served.url, TOKENS, film, FRAMES, hook, seed)
+        people = [Client(number, setting, Acks(root / "acks" / f"client-{number}.log")) for number in range(clients)]
+        try:
+            served.start()
+            served.wait_until_live()
+            keys |= {owner: served.ask("/v1/webhooks/default/secret", owner)["key"] for owner in TOKENS}
+            at_work = [
+                pool.submit(person.work) if each is None else pool.submit(person.queue, each) for person in people
+            ]
+            for _ in range(rounds):
+                served.live_until(moment(dice, longest_s, people, each))
+                result.at_kill.append(made(people))
+                kill_and_start(served, dice)
+                result.lives_s.append(served.wait_until_live())
+            setting.enough.set()
+            for work in at_work:
+                work.result()
+            served.wait_until_quiet()
+            list(pool.map(Client.see_all, people))
+            result.statuses = served.ask("/health")["predictions"]
+            result.violations, result.looked = served.examine(root / "acks")
+            assert served.close() == 0
+        finally:
+            setting.enough.set()
+            setting.over.set()
+            served.process.kill()
+            for person in people:
+                person.close()
+    return result
+
+
+def moment(dice, longest_s, people, each):
+    """Choose when to kill: after some time, or when some of what is to be queued has been."""
+    if each is None:
+        end = time.monotonic() + dice.uniform(0, longest_s)
+        return lambda: time.monotonic() >= end
+    number = dice.uniform(made(people), each * len(people) * 0.8)
+    return lambda: made(people) >= number
+
+
+def made(people):
+    return sum(person.made for person in people)
+
+
+def kill_and_start(served, dice):
+    served.kill(dice)
+    if dice.random() < KILLED_AT_START:
+        served.start()
+        time.sleep(dice.uniform(0, START_S))
+        served.kill(dice)
+    served.start()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--clients", type=int, default=6)
+    parser.add_argument("--each", type=int, help="creates of each client, none of them cancelled; else without end")
+    parser.add_argument("--longest-s", type=float, default=4.0, help="longest life between two kills")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=20)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.monotonic()
+        result = run(Path(folder), **vars(given))
+        sys.stdout.writelines(f"{line}\n" for line in result.lines())
+        sys.stdout.write(f"seed {given.seed}, {time.monotonic() - began:.0f} s in all\n")
+    sys.exit(1 if result.violations else 0)
+
+
+if __name__ == "__main__":
+    main()

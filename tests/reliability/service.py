@@ -1,0 +1,103 @@
+"""The real `masklet serve` with the stub engine: started, asked, killed, started again, and examined."""
+
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import httpx
+import psutil
+
+from reliability.rounds import check
+
+TOKENS = {"ann": "ann-0123456789abcdef", "bob": "bob-0123456789abcdef"}
+LONGEST_S = 3_600.0
+"""Nothing here takes so long: a run that hangs says nothing."""
+
+
+class Served:
+    """The server that is killed: the real command, always with the same folder and port."""
+
+    def __init__(self, root, *, workers=1):
+        self.data, self.kills, self.together = root / "data", 0, 0
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.slowest_s = 0.0
+        self._log = (root / "log").open("ab")
+        self._http = httpx.Client(base_url=self.url, verify=False, timeout=60)
+        self._flags = ["--workers", str(workers), "--allow-private-urls"]
+        self._flags += [flag for owner, token in TOKENS.items() for flag in ("--token", f"{owner}:{token}")]
+
+    def start(self):
+        command = [sys.executable, "-m", "masklet", "serve", "--engine", "stub", "--data-dir", str(self.data)]
+        command += ["--port", str(self.port), *self._flags]
+        self._began = time.monotonic()
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=self._log)
+
+    def wait_until_live(self):
+        """Return how long it took from the start of the process to its first answer."""
+        while not self.lives():
+            assert self.process.poll() is None, "the server ended by itself"
+            assert time.monotonic() - self._began < LONGEST_S
+            time.sleep(0.01)
+        return time.monotonic() - self._began
+
+    def lives(self):
+        with suppress(httpx.TransportError):
+            return self._http.get("/healthz").status_code == 200
+        return False
+
+    def live_until(self, over):
+        """Let it live, and ask every now and then how it is."""
+        while not over():
+            asked = time.monotonic()
+            assert self.lives(), "the server does not answer"
+            self.slowest_s = max(self.slowest_s, time.monotonic() - asked)
+            time.sleep(0.02)
+
+    def kill(self, dice):
+        """End it, alone or with all that it started, in any order."""
+        doomed = [psutil.Process(self.process.pid)]
+        if dice.random() < 0.5:
+            doomed += doomed[0].children(recursive=True)
+            dice.shuffle(doomed)
+            self.together += 1
+        for process in doomed:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait()
+        self.kills += 1
+
+    def ask(self, path, owner="ann"):
+        return self._http.get(path, headers={"Authorization": f"Bearer {TOKENS[owner]}"}).json()
+
+    def quiet(self):
+        """Whether nothing waits, runs, is to be told or lies about."""
+        health = self.ask("/health")
+        waiting = [health["predictions"].get(status, 0) for status in ("starting", "processing")]
+        return not any((*waiting, health["webhooks"]["pending"], *(self.data / "work").iterdir()))
+
+    def wait_until_quiet(self):
+        began = time.monotonic()
+        while not self.quiet():
+            assert time.monotonic() - began < LONGEST_S
+            time.sleep(0.1)
+
+    def examine(self, acks):
+        """Have the checker look at it, once it is quiet; returns the violations and what was compared."""
+        running = [worker["pid"] for worker in self.ask("/health")["workers"]]
+        return check(self.data, acks, url=self.url, tokens=TOKENS, kills=self.kills, running=running)
+
+    def close(self):
+        """Stop it as one should; returns its exit code."""
+        self.process.terminate()
+        self._http.close()
+        self._log.close()
+        return self.process.wait(LONGEST_S)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

@@ -1,0 +1,23 @@
+"""A few rounds of what `kills.py` does: SIGKILL to the real server at random times, while clients write."""
+
+import pytest
+
+from reliability.kills import run
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_server_that_is_killed_again_and_again_loses_nothing(tmp_path):
+    result = run(tmp_path, rounds=3, clients=4, seed=20, longest_s=3.0)
+    assert result.violations == []
+    assert result.served.kills >= 3
+    made = sum(result.statuses.values())
+    assert made >= result.at_kill[-1] > 0
+    assert f"against {made} predictions" in result.looked
+
+
+def test_what_many_clients_queue_is_run_to_the_end_although_the_server_is_killed(tmp_path):
+    result = run(tmp_path, rounds=1, clients=20, each=2, seed=4)
+    assert result.violations == []
+    assert 0 < result.at_kill[0] < 40, "the kill came between"
+    assert result.statuses == {"succeeded": 40}
