@@ -238,8 +238,8 @@ def test_a_deadline_that_cannot_be_read_is_refused(create, after):
 
 def test_the_same_idempotency_key_makes_one_prediction(create):
     key = {"Idempotency-Key": "the-one"}
-    with ThreadPoolExecutor(20) as pool:
-        answers = list(pool.map(lambda _: create(headers=key), range(20)))
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(lambda _: create(headers=key), range(100)))
     assert {201} == {answer.status_code for answer in answers}
     assert len({answer.json()["id"] for answer in answers}) == 1
 
