@@ -1,6 +1,8 @@
 """Uploads and results are kept as long as promised, and nothing is left behind."""
 
+import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -135,6 +137,18 @@ def test_what_crashes_left_behind_is_removed_and_nothing_else(store):
     assert files_in(store.folder.work) == []
     assert files_in(store.folder.uploads) == [kept.id]
     assert see(store, crashed).status == "starting"
+
+
+def test_what_an_owner_deleted_leaves_the_disk_long_before_an_unfinished_upload(store):
+    deleted, half = upload(store), store.uploads.temporary()
+    half.write_bytes(b"half")
+    store.uploads.delete(deleted.id, owner="ann")
+    past = time.time() - EVERYTHING_IS_KEPT.unknown_s - 1
+    for path in (deleted.path, half):
+        os.utime(path, (past, past))
+    assert EVERYTHING_IS_KEPT.unknown_s < EVERYTHING_IS_KEPT.unfinished_s
+    store.sweep(EVERYTHING_IS_KEPT)
+    assert list(store.folder.uploads.iterdir()) == [half]
 
 
 def test_a_cancelled_predictions_files_are_removed(store):

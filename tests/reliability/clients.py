@@ -19,6 +19,8 @@ from reliability.checker import FINAL
 BUSY = (429, 503)
 AGAIN_S = 0.05
 LOOK_S = 0.1
+VARIETIES = (*[{}] * 5, {"click_object_ids": "fault-slow"}, {"click_frames": "900"})
+DEADLINES = (*[{}] * 5, {"Cancel-After": "1s"})
 
 
 @dataclass
@@ -32,6 +34,8 @@ class Setting:
     hook: str | None
     """Where each owner's webhooks go, by name."""
     seed: int
+    varied: bool = False
+    """Whether some predictions are slow, wrong or have a deadline, and uploads are deleted."""
     enough: Event = field(default_factory=Event)
     """No more work is to be begun."""
     over: Event = field(default_factory=Event)
@@ -106,11 +110,14 @@ class Client:
         if self._setting.hook is not None:
             body |= {"webhook": f"{self._setting.hook}/{self._owner}", "webhook_events_filter": ["start", "completed"]}
         key = f"{self._name}: {self.made}"
+        headers = {"Idempotency-Key": key}
+        if self._setting.varied:
+            body["input"] |= self._dice.choice(VARIETIES)
+            headers |= self._dice.choice(DEADLINES)
+        asking = ("POST", "/v1/predictions", {"version": HOSTED, **body}, headers)
         if self._dice.random() < 0.2:
             id = "".join(self._dice.choices(ascii_lowercase, k=26))
             asking = ("PUT", f"/predictions/{id}", body, {"Prefer": "respond-async"})
-        else:
-            asking = ("POST", "/v1/predictions", {"version": HOSTED, **body}, {"Idempotency-Key": key})
         for _ in range(2 if self._dice.random() < 0.1 else 1):
             method, path, said, headers = asking
             about = self._ask(method, path, json=said, headers=headers)
@@ -121,7 +128,12 @@ class Client:
 
     def _upload(self):
         files = {"content": ("film.mp4", self._setting.film, "video/mp4")}
-        return self._ask("POST", "/v1/files", files=files)["urls"]["get"]
+        about = self._ask("POST", "/v1/files", files=files)
+        if self._setting.varied:
+            # Of two uploads one is not needed; who deletes it again did not hear that it is gone.
+            spare = self._ask("POST", "/v1/files", files=files)
+            self._ask("DELETE", f"/v1/files/{spare['id']}", gone=404)
+        return about["urls"]["get"]
 
     def _cancel(self, id):
         time.sleep(0 if self._hasty else self._dice.uniform(0, 0.5))
@@ -129,7 +141,7 @@ class Client:
         if about["status"] in FINAL:
             self._end(about)
 
-    def _ask(self, method, path, **more):
+    def _ask(self, method, path, gone=None, **more):
         """Ask until there is an answer; a server that is dead or dies meanwhile comes back."""
         while True:
             assert not self._setting.over.is_set(), "the server is gone for good"
@@ -139,8 +151,8 @@ class Client:
                 time.sleep(AGAIN_S)
                 continue
             if answer.status_code not in BUSY:
-                assert answer.is_success, (method, path, answer.status_code, answer.text)
-                return answer.json()
+                assert answer.is_success or answer.status_code == gone, (method, path, answer.status_code, answer.text)
+                return answer.json() if answer.content else None
             time.sleep(AGAIN_S)
 
 

@@ -2,9 +2,11 @@
 
     PYTHONPATH=tests python -m reliability.kills --rounds 40
     PYTHONPATH=tests python -m reliability.kills --rounds 1 --clients 100 --each 10
+    PYTHONPATH=tests python -m reliability.kills --rounds 0 --points 4
 
 Each round the server lives for a random time and is ended by SIGKILL: alone, so that its workers and decoders must end
-by themselves, or all of them in a random order; now and then it is killed while it starts, too. Clients note on their
+by themselves, or all of them in a random order; now and then it is killed while it starts, too. With `--points` the
+server or its worker ends itself so often at each named crash point that clients can bring it to. Clients note on their
 own disk whatever they were told, and ask again under the same key for what they were not. When all has ended the
 checker compares their notes with the database, the files and the answers of the last server.
 """
@@ -21,6 +23,7 @@ from pathlib import Path
 
 from server.patches import write_film
 
+from masklet.server.crashpoints import POINTS
 from reliability.acks import Acks
 from reliability.clients import Client, Setting
 from reliability.receiver import receiving
@@ -30,6 +33,10 @@ FRAMES = 2
 KILLED_AT_START = 0.2
 """In how many rounds the server is also killed before it may have begun to answer."""
 START_S = 1.5
+HASTY = ("--lease-s", "1", "--sweep-s", "1")
+"""Settings under which heartbeats and sweeps come often."""
+HIT_WITHIN_S = 8.0
+"""A crash point that nothing comes to in this time counts as not hit."""
 
 
 @dataclass
@@ -42,6 +49,8 @@ class Result:
     at_kill: list = field(default_factory=list)
     """How many creates had been acknowledged at each kill."""
     statuses: dict = field(default_factory=dict)
+    hits: dict = field(default_factory=dict)
+    """How often each crash point was hit."""
     violations: list = field(default_factory=list)
     looked: str = ""
     """What the checker says it compared."""
@@ -49,8 +58,11 @@ class Result:
     def lines(self):
         """Write it down."""
         served = self.served
-        yield f"{served.kills} kills, {served.together} of them of the whole process tree"
+        yield f"{served.kills} ends by SIGKILL, {served.together} of them of the whole process tree"
         yield f"creates acknowledged before each: {', '.join(map(str, self.at_kill))}"
+        if self.hits:
+            yield f"{sum(self.hits.values())} hits of {sum(map(bool, self.hits.values()))} crash points"
+            yield f"not hit: {', '.join(point for point, hits in self.hits.items() if not hits) or 'none'}"
         yield f"live again after {statistics.median(self.lives_s):.2f} s (median), {max(self.lives_s):.2f} s (largest)"
         yield f"slowest answer of /healthz while it lived: {served.slowest_s:.3f} s"
         yield f"in the end: {self.statuses}"
@@ -59,15 +71,18 @@ class Result:
         yield from self.violations
 
 
-def run(root, *, rounds, clients, each=None, seed=20, longest_s=4.0, workers=1):
-    """Kill a server so often while clients write; `each`: so many creates a client, else as many as it can."""
+def run(root, *, rounds, clients, each=None, points=(), seed=20, longest_s=4.0, workers=1):
+    """Kill a server so often while clients write, then have it end itself at each of some crash points.
+
+    `each`: so many creates a client, none of them cancelled; otherwise as many as it can.
+    """
     dice = random.Random(seed)
     (root / "acks").mkdir()
-    served, keys = Served(root, workers=workers), {}
+    served, keys = Served(root, *(HASTY if points else ()), workers=workers), {}
     result = Result(served)
     film = write_film(root / "film.mp4", frames=FRAMES).read_bytes()
     with receiving(root / "acks" / "receiver.log", keys) as hook, ThreadPoolExecutor(clients) as pool:
-        setting = Setting(served.url, TOKENS, film, FRAMES, hook, seed)
+        setting = Setting(served.url, TOKENS, film, FRAMES, hook, seed, varied=bool(points))
         people = [Client(number, setting, Acks(root / "acks" / f"client-{number}.log")) for number in range(clients)]
         try:
             served.start()
@@ -81,18 +96,25 @@ def run(root, *, rounds, clients, each=None, seed=20, longest_s=4.0, workers=1):
                 result.at_kill.append(made(people))
                 kill_and_start(served, dice)
                 result.lives_s.append(served.wait_until_live())
+            if points:
+                hit_points(result, dice, points)
             setting.enough.set()
             for work in at_work:
                 work.result()
             served.wait_until_quiet()
             list(pool.map(Client.see_all, people))
+            # A start removes what was left, uploads that were deleted too; a stop waits until that is done.
+            for _ in range(2):
+                served.stop()
+                served.start()
+                served.wait_until_live()
             result.statuses = served.ask("/health")["predictions"]
             result.violations, result.looked = served.examine(root / "acks")
-            assert served.close() == 0
+            served.stop()
         finally:
             setting.enough.set()
             setting.over.set()
-            served.process.kill()
+            served.close()
             for person in people:
                 person.close()
     return result
@@ -120,18 +142,38 @@ def kill_and_start(served, dice):
     served.start()
 
 
+def hit_points(result, dice, points):
+    """Start the server again and again, so that it ends itself at one point after another."""
+    served, result.hits = result.served, dict.fromkeys(points, 0)
+    served.kill(dice)
+    for point in points:
+        served.start(MASKLET_TESTING="1", MASKLET_CRASHPOINT=f"{point}:{dice.randint(1, 2)}")
+        end = time.monotonic() + HIT_WITHIN_S
+        while not (hit := served.was_hit()) and time.monotonic() < end:
+            time.sleep(0.02)
+        result.hits[point] += hit
+        served.kills += hit
+        served.kill(dice)
+    served.start()
+    result.lives_s.append(served.wait_until_live())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--clients", type=int, default=6)
     parser.add_argument("--each", type=int, help="creates of each client, none of them cancelled; else without end")
+    parser.add_argument(
+        "--points", type=int, default=0, help="so many lives for each named crash point, after the rounds"
+    )
     parser.add_argument("--longest-s", type=float, default=4.0, help="longest life between two kills")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=20)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
-        result = run(Path(folder), **vars(given))
+        points = random.Random(given.seed).sample(POINTS * given.points, len(POINTS) * given.points)
+        result = run(Path(folder), **(vars(given) | {"points": points}))
         sys.stdout.writelines(f"{line}\n" for line in result.lines())
         sys.stdout.write(f"seed {given.seed}, {time.monotonic() - began:.0f} s in all\n")
     sys.exit(1 if result.violations else 0)

@@ -1,5 +1,6 @@
 """The real `masklet serve` with the stub engine: started, asked, killed, started again, and examined."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -19,21 +20,22 @@ LONGEST_S = 3_600.0
 class Served:
     """The server that is killed: the real command, always with the same folder and port."""
 
-    def __init__(self, root, *, workers=1):
+    def __init__(self, root, *flags, workers=1):
         self.data, self.kills, self.together = root / "data", 0, 0
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.slowest_s = 0.0
-        self._log = (root / "log").open("ab")
+        self._log = (root / "log").open("a+b")
         self._http = httpx.Client(base_url=self.url, verify=False, timeout=60)
-        self._flags = ["--workers", str(workers), "--allow-private-urls"]
+        self._flags = ["--workers", str(workers), "--allow-private-urls", *flags]
         self._flags += [flag for owner, token in TOKENS.items() for flag in ("--token", f"{owner}:{token}")]
 
-    def start(self):
+    def start(self, **environment):
         command = [sys.executable, "-m", "masklet", "serve", "--engine", "stub", "--data-dir", str(self.data)]
         command += ["--port", str(self.port), *self._flags]
-        self._began = time.monotonic()
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=self._log)
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("MASKLET_")} | environment
+        self._began, self._said = time.monotonic(), self._log.seek(0, os.SEEK_END)
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=self._log, env=variables)
 
     def wait_until_live(self):
         """Return how long it took from the start of the process to its first answer."""
@@ -57,17 +59,23 @@ class Served:
             time.sleep(0.02)
 
     def kill(self, dice):
-        """End it, alone or with all that it started, in any order."""
-        doomed = [psutil.Process(self.process.pid)]
-        if dice.random() < 0.5:
-            doomed += doomed[0].children(recursive=True)
-            dice.shuffle(doomed)
-            self.together += 1
-        for process in doomed:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        self.process.wait()
+        """End it, alone or with all that it started, in any order; it may have ended itself."""
         self.kills += 1
+        if self.process.poll() is None:
+            doomed = [psutil.Process(self.process.pid)]
+            if dice.random() < 0.5:
+                doomed += doomed[0].children(recursive=True)
+                dice.shuffle(doomed)
+                self.together += 1
+            for process in doomed:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            self.process.wait()
+
+    def was_hit(self):
+        """Whether the server, or a worker of it, was ended by SIGKILL since the start."""
+        self._log.seek(self._said)
+        return self.process.poll() is not None or b"was ended by SIGKILL" in self._log.read()
 
     def ask(self, path, owner="ann"):
         return self._http.get(path, headers={"Authorization": f"Bearer {TOKENS[owner]}"}).json()
@@ -89,12 +97,17 @@ class Served:
         running = [worker["pid"] for worker in self.ask("/health")["workers"]]
         return check(self.data, acks, url=self.url, tokens=TOKENS, kills=self.kills, running=running)
 
-    def close(self):
-        """Stop it as one should; returns its exit code."""
+    def stop(self):
+        """Stop it as one should."""
         self.process.terminate()
+        assert self.process.wait(LONGEST_S) == 0
+
+    def close(self):
+        """End it, whatever it does, and let go of everything."""
+        self.process.kill()
+        self.process.wait()
         self._http.close()
         self._log.close()
-        return self.process.wait(LONGEST_S)
 
 
 def free_port():

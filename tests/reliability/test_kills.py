@@ -21,3 +21,10 @@ def test_what_many_clients_queue_is_run_to_the_end_although_the_server_is_killed
     assert result.violations == []
     assert 0 < result.at_kill[0] < 40, "the kill came between"
     assert result.statuses == {"succeeded": 40}
+
+
+def test_a_server_that_ends_at_named_points_loses_nothing(tmp_path):
+    points = ("create.after_commit", "worker.before_finish", "webhook.after_send", "upload.after_rename")
+    result = run(tmp_path, rounds=0, clients=4, points=points)
+    assert result.violations == []
+    assert result.hits == dict.fromkeys(points, 1)

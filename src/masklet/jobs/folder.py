@@ -23,6 +23,7 @@ from masklet.jobs.records import Lease
 from masklet.jobs.refusals import StoreRefused
 
 _CHUNK_BYTES = 2**20
+UNFINISHED = ".part"
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Folder:
 
     def temporary_upload(self) -> Path:
         """Return a name to write an upload to; `Uploads.add` renames it, or the sweep removes it."""
-        return self.uploads / f".{secrets.token_hex(8)}.part"
+        return self.uploads / f".{secrets.token_hex(8)}{UNFINISHED}"
 
     def check_room(self, least_bytes: int) -> None:
         """Raise `NoSpace` when the disk has less than this."""

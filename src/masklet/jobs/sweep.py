@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from masklet.jobs.database import Clock, Database
-from masklet.jobs.folder import Folder, remove_tree
+from masklet.jobs.folder import UNFINISHED, Folder, remove_tree
 
 DAY_S = 86_400.0
 _AT_ONCE = 200
@@ -27,6 +27,8 @@ class Retention:
     """That it was, and how it ended; so long its idempotency key counts."""
     unfinished_s: float = 3_600.0
     """A temporary file that nobody has touched."""
+    unknown_s: float = 300.0
+    """An upload without a row: its owner deleted it, or its row is about to come."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Sweep:
         rows = self._remove_rows(now - retention.rows_s)
         uploads = self._remove_uploads(now)
         self._database.reach("sweep.before_files")
-        return Swept(data, rows, uploads, self._remove_orphans(unfinished_before))
+        unknown_before = max(unfinished_before, time.time() - retention.unknown_s)
+        return Swept(data, rows, uploads, self._remove_orphans(unfinished_before, unknown_before))
 
     def _remove_data(self, before: float) -> int:
         count = 0
@@ -95,11 +98,15 @@ class Sweep:
                 (now,),
             ).rowcount
 
-    def _remove_orphans(self, before: float) -> int:
+    def _remove_orphans(self, unfinished_before: float, unknown_before: float) -> int:
         """Remove files that no row knows. The disk is read first: what a claim makes comes after its row."""
         orphans = [
             *self._claims_over(),
-            *(path for path in self._unknown_uploads() if _touched_at(path) <= before),
+            *(
+                path
+                for path in self._unknown_uploads()
+                if _touched_at(path) <= (unfinished_before if path.suffix == UNFINISHED else unknown_before)
+            ),
         ]
         for path in orphans:
             if path.is_dir():
