@@ -17,7 +17,8 @@ from reliability.acks import created, knows, saw
 from reliability.checker import FINAL
 
 BUSY = (429, 503)
-AGAIN_S = 0.05
+AGAIN_S = (0.1, 0.5)
+"""Until a client tries again: a hundred that tried without a pause would keep the server from starting."""
 LOOK_S = 0.1
 VARIETIES = (*[{}] * 5, {"click_object_ids": "fault-slow"}, {"click_frames": "900"})
 DEADLINES = (*[{}] * 5, {"Cancel-After": "1s"})
@@ -148,12 +149,12 @@ class Client:
             try:
                 answer = self._http.request(method, path, **more)
             except httpx.TransportError:
-                time.sleep(AGAIN_S)
+                time.sleep(self._dice.uniform(*AGAIN_S))
                 continue
             if answer.status_code not in BUSY:
                 assert answer.is_success or answer.status_code == gone, (method, path, answer.status_code, answer.text)
                 return answer.json() if answer.content else None
-            time.sleep(AGAIN_S)
+            time.sleep(self._dice.uniform(*AGAIN_S))
 
 
 def as_data(film):

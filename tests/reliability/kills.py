@@ -3,16 +3,20 @@
     PYTHONPATH=tests python -m reliability.kills --rounds 40
     PYTHONPATH=tests python -m reliability.kills --rounds 1 --clients 100 --each 10
     PYTHONPATH=tests python -m reliability.kills --rounds 0 --points 4
+    PYTHONPATH=tests python -m reliability.kills --rounds 0 --worker-kills 40
 
 Each round the server lives for a random time and is ended by SIGKILL: alone, so that its workers and decoders must end
 by themselves, or all of them in a random order; now and then it is killed while it starts, too. With `--points` the
-server or its worker ends itself so often at each named crash point that clients can bring it to. Clients note on their
+server or its worker ends itself so often at each named crash point that clients can bring it to; with `--worker-kills`
+a worker is ended in the middle of a prediction, and how soon the server knows is measured. Clients note on their
 own disk whatever they were told, and ask again under the same key for what they were not. When all has ended the
 checker compares their notes with the database, the files and the answers of the last server.
 """
 
 import argparse
+import os
 import random
+import signal
 import statistics
 import sys
 import tempfile
@@ -51,6 +55,8 @@ class Result:
     statuses: dict = field(default_factory=dict)
     hits: dict = field(default_factory=dict)
     """How often each crash point was hit."""
+    noticed_s: list = field(default_factory=list)
+    """From each death of a worker until the server said that it is gone."""
     violations: list = field(default_factory=list)
     looked: str = ""
     """What the checker says it compared."""
@@ -63,7 +69,12 @@ class Result:
         if self.hits:
             yield f"{sum(self.hits.values())} hits of {sum(map(bool, self.hits.values()))} crash points"
             yield f"not hit: {', '.join(point for point, hits in self.hits.items() if not hits) or 'none'}"
-        yield f"live again after {statistics.median(self.lives_s):.2f} s (median), {max(self.lives_s):.2f} s (largest)"
+        if self.noticed_s:
+            times = f"{statistics.median(self.noticed_s):.3f} s (median), {max(self.noticed_s):.3f} s (largest)"
+            yield f"{len(self.noticed_s)} workers killed at work, each noticed after {times}"
+        if self.lives_s:
+            times = f"{statistics.median(self.lives_s):.2f} s (median), {max(self.lives_s):.2f} s (largest)"
+            yield f"live again after {times}"
         yield f"slowest answer of /healthz while it lived: {served.slowest_s:.3f} s"
         yield f"in the end: {self.statuses}"
         yield self.looked.strip()
@@ -71,7 +82,7 @@ class Result:
         yield from self.violations
 
 
-def run(root, *, rounds, clients, each=None, points=(), seed=20, longest_s=4.0, workers=1):
+def run(root, *, rounds, clients, each=None, points=(), worker_kills=0, seed=20, longest_s=4.0, workers=1):
     """Kill a server so often while clients write, then have it end itself at each of some crash points.
 
     `each`: so many creates a client, none of them cancelled; otherwise as many as it can.
@@ -96,6 +107,7 @@ def run(root, *, rounds, clients, each=None, points=(), seed=20, longest_s=4.0, 
                 result.at_kill.append(made(people))
                 kill_and_start(served, dice)
                 result.lives_s.append(served.wait_until_live())
+            kill_workers(result, worker_kills)
             if points:
                 hit_points(result, dice, points)
             setting.enough.set()
@@ -142,6 +154,23 @@ def kill_and_start(served, dice):
     served.start()
 
 
+def kill_workers(result, times):
+    """End a worker so often in the middle of a prediction, each time another one."""
+    served, met = result.served, set()
+    while len(result.noticed_s) < times:
+        busy = [worker for worker in served.ask("/health")["workers"] if worker["prediction"] not in (None, *met)]
+        if not busy:
+            time.sleep(0.01)
+            continue
+        os.kill(busy[0]["pid"], signal.SIGKILL)
+        killed = time.monotonic()
+        while busy[0]["pid"] in [worker["pid"] for worker in served.ask("/health")["workers"]]:
+            time.sleep(0.005)
+        result.noticed_s.append(time.monotonic() - killed)
+        met.add(busy[0]["prediction"])
+        served.kills += 1
+
+
 def hit_points(result, dice, points):
     """Start the server again and again, so that it ends itself at one point after another."""
     served, result.hits = result.served, dict.fromkeys(points, 0)
@@ -166,6 +195,7 @@ def main():
     parser.add_argument(
         "--points", type=int, default=0, help="so many lives for each named crash point, after the rounds"
     )
+    parser.add_argument("--worker-kills", type=int, default=0)
     parser.add_argument("--longest-s", type=float, default=4.0, help="longest life between two kills")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=20)

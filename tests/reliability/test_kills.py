@@ -28,3 +28,11 @@ def test_a_server_that_ends_at_named_points_loses_nothing(tmp_path):
     result = run(tmp_path, rounds=0, clients=4, points=points)
     assert result.violations == []
     assert result.hits == dict.fromkeys(points, 1)
+
+
+def test_workers_that_are_killed_at_work_are_noticed_and_lose_nothing(tmp_path):
+    result = run(tmp_path, rounds=0, clients=4, worker_kills=3)
+    assert result.violations == []
+    assert len(result.noticed_s) == 3
+    assert max(result.noticed_s) < 10, "a bound for machines that do much else; kills.py says how long it took"
+    assert set(result.statuses) == {"succeeded", "canceled"}
