@@ -12,6 +12,20 @@ from reliability.checker import FINAL
 
 
 @contextmanager
+def answering(handler):
+    """Run an HTTP server on this machine while the block lasts; yields its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
 def receiving(log, keys=None):
     """Run a receiver while the block lasts; yields its address.
 
@@ -36,15 +50,10 @@ def receiving(log, keys=None):
         def log_message(self, *parts):
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
-    thread = Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/hook"
+        with answering(Receiver) as url:
+            yield f"{url}/hook"
     finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
         acks.close()
 
 

@@ -4,8 +4,11 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import psutil
@@ -93,9 +96,11 @@ class Served:
             time.sleep(0.1)
 
     def examine(self, acks):
-        """Have the checker look at it, once it is quiet; returns the violations and what was compared."""
-        running = [worker["pid"] for worker in self.ask("/health")["workers"]]
-        return check(self.data, acks, url=self.url, tokens=TOKENS, kills=self.kills, running=running)
+        """Have the checker look at it, once it is quiet."""
+        health = self.ask("/health")
+        running = [worker["pid"] for worker in health["workers"]]
+        found = check(self.data, acks, url=self.url, tokens=TOKENS, kills=self.kills, running=running)
+        return Examined(health["predictions"], *found)
 
     def stop(self):
         """Stop it as one should."""
@@ -108,6 +113,34 @@ class Served:
         self.process.wait()
         self._http.close()
         self._log.close()
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What is left in the end."""
+
+    statuses: dict
+    """How many predictions ended how."""
+    violations: list
+    looked: str
+    """What the checker says it compared."""
+
+    def lines(self):
+        """Write it down."""
+        yield f"in the end: {self.statuses}"
+        yield self.looked.strip()
+        yield f"{len(self.violations)} violations"
+        yield from self.violations
+
+
+def report(run, seed, **given):
+    """Run something in a folder of its own, say what came of it, and end with 1 if anything was violated."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.monotonic()
+        result, left = run(Path(folder), seed=seed, **given)
+        sys.stdout.writelines(f"{line}\n" for line in (*result.lines(), *left.lines()))
+        sys.stdout.write(f"seed {seed}, {time.monotonic() - began:.0f} s in all\n")
+    sys.exit(1 if left.violations else 0)
 
 
 def free_port():

@@ -5,13 +5,12 @@ import shutil
 import sqlite3
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 from server.serving import serving
 
+from reliability.receiver import answering
 from reliability.rounds import check
 from reliability.service import TOKENS
 
@@ -67,7 +66,6 @@ def test_each_damage_to_what_is_served_is_found(healthy, tmp_path):
     } <= set(lines)
 
 
-@contextmanager
 def lying(url, lie):
     """Stand between the checker and a server, and change answers: `lie` is given path, status and body."""
 
@@ -90,15 +88,7 @@ def lying(url, lie):
         def log_message(self, *parts):
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Liar)
-    thread = Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return answering(Liar)
 
 
 def change(**fields):

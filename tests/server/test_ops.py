@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import pickle
 import re
 import signal
 import socket
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from masklet.jobs import JobStore
 from masklet.server.ops import set_up_logs, without_secrets
 from server.serving import CLICK, HOSTED, KEY, TOKEN, serving, wait_until, wait_until_ended
 
@@ -60,6 +62,31 @@ def test_a_server_whose_model_is_not_loaded_lives_and_is_not_ready(tmp_path):
         answer = http.get("/readyz")
         assert (answer.status_code, answer.json()["ready"]) == (503, False)
         assert answer.json()["reasons"] == ["there are no workers"]
+
+
+class Bomb:
+    """Unpickling it runs a command."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def test_a_checkpoint_that_is_a_pickle_bomb_is_refused_and_not_run(tmp_path):
+    bomb, canary = tmp_path / "weights.pt", tmp_path / "canary"
+    bomb.write_bytes(pickle.dumps({"model": Bomb(f"touch {canary}")}))
+    with (
+        serving(tmp_path / "data", "--model", str(bomb), engine="real", ready=False) as server,
+        server.client() as http,
+    ):
+        wait_until(lambda: http.get("/health-check").json()["status"] == "SETUP_FAILED")
+        assert http.get("/healthz").status_code == 200
+        assert "could run code" in http.get("/health-check").json()["setup"]["logs"]
+    assert not canary.exists()
+    pickle.loads(bomb.read_bytes())
+    assert canary.exists(), "the bomb is no bomb: this test proves nothing"
 
 
 def test_a_model_that_cannot_be_loaded_is_said_with_the_reason_and_jobs_stay(tmp_path, clip):
@@ -252,6 +279,24 @@ def test_a_signal_stops_it_at_once_even_while_clients_wait_and_listen(tmp_path, 
         assert server.stop(number) == 0
         assert (waits.result().status_code, waits.result().json()["status"]) == (202, "starting")
         assert "event: output" in listens.result()
+
+
+@pytest.mark.parametrize("ready", [False, True], ids=["while it starts", "idle"])
+def test_a_signal_ends_it_when_there_is_nothing_to_do(tmp_path, ready):
+    with serving(tmp_path, ready=ready) as server:
+        assert server.stop() == 0
+
+
+def test_five_signals_in_a_row_end_it_with_nothing_claimed(tmp_path, clip):
+    with serving(tmp_path) as server, server.client() as http:
+        file = http.post("/v1/files", files={"content": clip.read_bytes()}).json()["urls"]["get"]
+        made = start(http, file, click_object_ids="fault-hang-1")
+        wait_until(lambda: http.get(f"/v1/predictions/{made['id']}").json()["output"])
+        for _ in range(4):
+            server.process.send_signal(signal.SIGTERM)
+        assert server.stop() == 0
+    with JobStore(tmp_path) as store:
+        assert store.counts().by_status == {"starting": 1}
 
 
 def test_what_was_accepted_before_a_stop_is_there_after_the_next_start(tmp_path, clip):
