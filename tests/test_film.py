@@ -2,6 +2,7 @@
 
 import ctypes
 import http.server
+import io
 import os
 import resource
 import struct
@@ -47,6 +48,7 @@ from PIL import Image
 from masklet.errors import BadVideo
 from masklet.video import open_video
 from masklet.video.film import FilmReader
+from masklet.video.outline import breaks_off
 
 H264_444 = replace(H264, pix_fmt="yuv444p")
 
@@ -361,6 +363,7 @@ CUT_REFUSED = {
 CUT_HONEST = {
     "TS": H264.to("ts"),
     "TS, MPEG-2": MPEG2,
+    "TS, HEVC": HEVC.to("ts"),
     "program stream": MPEG2.to("mpg"),
     "FLV": H264.to("flv"),
     "WebM from a browser": KINDS["VP9 in WebM from a browser"],
@@ -400,6 +403,16 @@ def test_a_recording_that_was_cut_anywhere_has_fewer_frames_and_all_of_them_righ
         counts.append(len(came))
     assert max(counts[:12]) >= FRAMES // 4
     assert counts[-1] >= FRAMES - 3, "what came before the cut is not lost"
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 0), (4, 0), (0, 16)], ids=["188", "192", "204"])
+def test_a_transport_stream_that_ends_inside_a_packet_is_known_by_that(before, after):
+    packet = bytes(before) + b"\x47" + bytes(range(71)) * 2 + bytes(45) + bytes(after)
+    for missing_head in (0, 1, 100):
+        whole = (packet * 20)[missing_head:]
+        assert not breaks_off(io.BytesIO(whole))
+        assert breaks_off(io.BytesIO(whole[: len(whole) - after - 1]))
+        assert breaks_off(io.BytesIO(whole[: len(whole) - after - 187]))
 
 
 def test_a_gif_is_refused_when_it_was_cut_inside_a_picture_and_needs_no_trailer(tmp_path):

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from masklet.errors import BadVideo, NoFrames, SizeChanged, TooLarge
 from masklet.video.decoding import Damage, goes_on, orientation, packets_of, rgb_of, steady, whole_pictures
 from masklet.video.opening import READABLE, allowed, fraction, opened, sound_of
-from masklet.video.outline import stated_size
+from masklet.video.outline import breaks_off, stated_size
 
 STRICT = {"err_detect": "explode"}
 """Makes FFmpeg's HEVC decoder report a picture it cannot decode; else it is left out without a word."""
@@ -192,6 +192,9 @@ class FilmReader:
                         keys.append(pts)
             except Damage:
                 broken = not self._open_ended or goes_on(container, stream)
+        if told:
+            unfinished = self._unfinished()
+            stamps, keys = (array("q", (pts for pts in found if pts != unfinished)) for found in (stamps, keys))
         whole = len(stamps)
         if broken:
             stamps.append(stamps[-1] + 1 if stamps else 0)  # reading gets to the damaged frame and says so
@@ -201,6 +204,18 @@ class FilmReader:
         first = round(stamps[0] * self.time_base * rate)  # the sound keeps the file's own time
         self.time_base = 1 / rate
         return _Index(array("q", range(first, first + len(stamps))), array("q"), whole, told=False)
+
+    def _unfinished(self) -> int | None:
+        """Return the time stamp of the picture in which a file breaks off, where the decoder would show half of it."""
+        with opened(self._path) as container, self._path.open("rb") as file:
+            stream = self._stream(container)
+            if stream.codec_context.name != "hevc" or container.format.name != "mpegts" or not breaks_off(file):
+                return None
+            with suppress(Damage):
+                return max((p.pos or 0, p.pts) for p in packets_of(container, stream) if p.size and p.pts is not None)[
+                    1
+                ]
+        return None
 
     def _decoded(self, start: int) -> Iterator[VideoFrame]:
         """Yield frames from `start` on, each the one that the index promises; end where one is missing."""

@@ -11,6 +11,10 @@ _FRAGMENT = b"moof"
 _EBML, _SEGMENT = 0x1A45DFA3, 0x18538067
 _GIF_PICTURE, _GIF_EXTENSION = b",", b"!"
 _MOST_BOXES = 10_000
+_TS_SYNC, _TS_BYTES = 0x47, 188
+_TS_STEPS = (188, 192, 204)
+"""From one packet of a transport stream to the next: bare, with an arrival time, with a checksum."""
+_TS_LOOK = 8
 
 
 def stated_size(file: BinaryIO) -> int | None:
@@ -26,6 +30,19 @@ def stated_size(file: BinaryIO) -> int | None:
     if head[:6] in (b"GIF87a", b"GIF89a"):
         return _gif_size(file)
     return None
+
+
+def breaks_off(file: BinaryIO) -> bool:
+    """Whether a transport stream ends inside a packet (ISO/IEC 13818-1, section 2.4.3.2), wherever it begins."""
+    size = file.seek(0, 2)
+    for step in _TS_STEPS:
+        tail_at = file.seek(max(0, size - _TS_LOOK * step))
+        tail = file.read()
+        for first in range(min(step, len(tail))):
+            if all(byte == _TS_SYNC for byte in tail[first::step]):
+                last = tail_at + first + (len(tail) - 1 - first) // step * step
+                return size - last < _TS_BYTES
+    return False
 
 
 def _iso_size(file: BinaryIO) -> int | None:
