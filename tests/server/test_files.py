@@ -2,11 +2,13 @@
 
 import json
 import socket
+import struct
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +34,11 @@ def multipart(*parts, end=True, boundary="frontier"):
 
 def form(name, more=""):
     return f'Content-Disposition: form-data; name="{name}"{more}'
+
+
+def reset(plug):
+    """Let the connection end by RST, as when a machine or a program dies."""
+    plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def send(http, body, boundary="frontier"):
@@ -182,14 +189,28 @@ def test_an_upload_that_is_cut_off_or_stalls_leaves_nothing(tmp_path):
         )
         begun = multipart((form("content"), b"frames"), end=False)
         for sent in (b"", begun[:10], begun):
-            with socket.create_connection(address) as cut:
-                cut.sendall(head + sent)
+            for end in (lambda plug: None, reset):
+                with socket.create_connection(address) as cut:
+                    cut.sendall(head + sent)
+                    end(cut)
             with socket.create_connection(address) as stalled:
                 stalled.sendall(head + sent)
                 assert b" 408 " in stalled.recv(100)
         with server.client() as http:
             assert send(http, multipart((form("content"), b"frames"))).status_code == 201
         assert len(uploads_on_disk(server)) == 1
+
+
+def test_downloads_that_are_broken_off_leave_no_connection_behind(served, http):
+    url = send(http, multipart((form("content"), bytes(20_000_000)))).json()["urls"]["download"]
+    parts = urlsplit(url)
+    for end in (lambda plug: None, reset) * 10:
+        with socket.create_connection((parts.hostname, parts.port)) as plug:
+            plug.sendall(f"GET {parts.path}?{parts.query} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            assert plug.recv(100).startswith(b"HTTP/1.1 200")
+            end(plug)
+    wait_until(lambda: len(psutil.Process(served.process.pid).net_connections()) <= 3)
+    assert httpx.get(url).status_code == 200
 
 
 def test_trap_5_outputs_and_streams_need_no_header_and_no_redirect(finished):
