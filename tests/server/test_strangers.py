@@ -1,6 +1,9 @@
-"""What strangers send, through the doors of a whole server: playlists as videos, paths as names of objects."""
+"""What strangers send, through the doors of a whole server: playlists as videos, paths as names, odd bodies."""
 
 import base64
+import gzip
+import socket
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -70,3 +73,24 @@ def test_a_server_without_bubblewrap_says_so_to_people_and_in_its_log(tmp_path):
     with serving(tmp_path / "data", PATH=str(tmp_path)) as server, server.client() as http:
         assert http.get("/health").json()["sandbox"] == "limits only"
         wait_until(lambda: any("under limits only" in entry["event"] for entry in server.log))
+
+
+def test_a_body_in_chunks_that_are_none_is_refused_and_the_next_is_served(served, http, video):
+    head = (
+        b"POST /v1/predictions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n"
+    )
+    for garbage in (b"zz\r\n{}\r\n", b"-1\r\n{}\r\n", b"\0" * 99):
+        with socket.create_connection(("127.0.0.1", urlsplit(served.url).port), timeout=60) as plug:
+            plug.sendall(head + garbage + b"\r\n\r\n")
+            answer = plug.recv(1_000)
+        assert answer.startswith(b"HTTP/1.1 4"), (garbage, answer)
+    assert predict(http, video).status_code == 201
+
+
+def test_a_body_that_is_compressed_is_not_unpacked(http):
+    bomb = gzip.compress(b'{"input": "' + bytes(50_000_000) + b'"}')
+    assert len(bomb) < 100_000
+    for path in ("/v1/predictions", "/predictions"):
+        answer = http.post(path, content=bomb, headers={"Content-Encoding": "gzip", "Content-Type": "application/json"})
+        assert answer.status_code in (400, 415, 422), (path, answer.text)
