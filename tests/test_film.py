@@ -405,6 +405,15 @@ def test_a_recording_that_was_cut_anywhere_has_fewer_frames_and_all_of_them_righ
     assert counts[-1] >= FRAMES - 3, "what came before the cut is not lost"
 
 
+def test_a_transport_stream_that_ends_before_its_first_picture_has_no_frame(tmp_path):
+    path = write_film(tmp_path / "film.ts", HEVC.to("ts"))
+    data = path.read_bytes()
+    for size in range(188, 1_200, 47):
+        path.write_bytes(data[:size])
+        with pytest.raises(BadVideo, match=r"no frame|no pictures|not a video"):
+            open_video(path)
+
+
 @pytest.mark.parametrize(("before", "after"), [(0, 0), (4, 0), (0, 16)], ids=["188", "192", "204"])
 def test_a_transport_stream_that_ends_inside_a_packet_is_known_by_that(before, after):
     packet = bytes(before) + b"\x47" + bytes(range(71)) * 2 + bytes(45) + bytes(after)

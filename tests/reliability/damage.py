@@ -3,7 +3,8 @@
     PYTHONPATH=tests python -m reliability.damage --cuts 300 --mutants 1250
 
 Fit is whatever gives frames, one error with a code, or some frames and then an error; of a cut file the frames must be
-those of the whole one. Never fit: no frame and no error, another exception, a process that stays.
+those of the whole one. Never fit: no frame and no error, another exception, a decoder that dies or hangs, and a process
+that stays.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def read(path):
 
 def name_end(came, code, whole=None):
     """Say what became of a file, or what is wrong with that; `whole`: the frames of the uncut film."""
-    if code not in ("", *ERROR_CODES) or code in ("E_INTERNAL", "E_DECODER_TIMEOUT"):
+    if code not in ("", *ERROR_CODES) or code in ("E_INTERNAL", "E_DECODER_CRASHED", "E_DECODER_TIMEOUT"):
         return f"WRONG: {code}"
     if not came:
         return code or "WRONG: an empty success"

@@ -56,7 +56,9 @@ class Result:
         """Write it down."""
         served = self.served
         yield f"{served.kills} ends by SIGKILL, {served.together} of them of the whole process tree"
-        yield f"creates acknowledged before each: {', '.join(map(str, self.at_kill))}"
+        if self.at_kill:
+            yield f"creates acknowledged before each: {', '.join(map(str, self.at_kill))}"
+            yield f"slowest answer of /healthz while it lived: {served.slowest_s:.3f} s"
         if self.hits:
             yield f"{sum(self.hits.values())} hits of {sum(map(bool, self.hits.values()))} crash points"
             yield f"not hit: {', '.join(point for point, hits in self.hits.items() if not hits) or 'none'}"
@@ -66,7 +68,6 @@ class Result:
         if self.lives_s:
             times = f"{statistics.median(self.lives_s):.2f} s (median), {max(self.lives_s):.2f} s (largest)"
             yield f"live again after {times}"
-        yield f"slowest answer of /healthz while it lived: {served.slowest_s:.3f} s"
 
 
 def run(

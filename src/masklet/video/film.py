@@ -211,11 +211,11 @@ class FilmReader:
             stream = self._stream(container)
             if stream.codec_context.name != "hevc" or container.format.name != "mpegts" or not breaks_off(file):
                 return None
+            last = None
             with suppress(Damage):
-                return max((p.pos or 0, p.pts) for p in packets_of(container, stream) if p.size and p.pts is not None)[
-                    1
-                ]
-        return None
+                for packet in packets_of(container, stream):
+                    last = packet.pts if packet.size else last
+            return last
 
     def _decoded(self, start: int) -> Iterator[VideoFrame]:
         """Yield frames from `start` on, each the one that the index promises; end where one is missing."""
