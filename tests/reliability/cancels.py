@@ -23,7 +23,8 @@ from reliability.checker import FINAL
 from reliability.clients import Client, Setting, as_data, names_of
 from reliability.service import LONGEST_S, TOKENS, Served, report
 
-FRAMES = 6
+FRAMES = 12
+"""Three seconds of work for what is slow, so that a cancel finds it at work on a busy machine too."""
 SLOW = {"click_object_ids": "fault-slow"}
 
 
