@@ -97,7 +97,12 @@ class Served:
 
     def examine(self, acks):
         """Have the checker look at it, once it is quiet."""
-        health = self.ask("/health")
+        began, health = time.monotonic(), self.ask("/health")
+        # Not before every worker is there: one that starts meanwhile would count as left behind.
+        while any(worker["state"] != "ready" for worker in health["workers"]):
+            assert time.monotonic() - began < LONGEST_S
+            time.sleep(0.1)
+            health = self.ask("/health")
         running = [worker["pid"] for worker in health["workers"]]
         found = check(self.data, acks, url=self.url, tokens=TOKENS, kills=self.kills, running=running)
         return Examined(health["predictions"], *found)
