@@ -1,12 +1,14 @@
 """Where things went: what looks alike and is near takes the mask along."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from clips import FRAMES, HEIGHT, WIDTH, ball, box_around, disc, iou, nano, picture
 from torch.nn import functional
 
-from masklet.model.matching import Sighting, carry, cover_of, looks_of
+from masklet.model.matching import Sighting, carry, cover_of, evidence, looks_of
 from masklet.model.network import ABSENT
 from masklet.prompts import Box, Prompt
 from masklet.tracker import Tracker
@@ -108,6 +110,22 @@ def test_objects_are_carried_together_as_they_are_alone():
         assert torch.allclose(together[row], carry(looks_of(now), SIZE_HW, [alone])[0], atol=1e-4)
 
 
+def test_what_a_person_said_outweighs_what_was_found_since():
+    before = scene()
+    drifted = [(sighting(before, thing(1, 3, 2, 2)), distance) for distance in range(1, 6)]
+    [mask] = found(before, [(replace(sighting(before, thing(1, 3)), prompted=True), 6), *drifted])
+    assert torch.equal(mask, thing(1, 3)[0, 0] > 0)
+    [found_only] = found(before, [(sighting(before, thing(1, 3)), 6), *drifted])
+    assert torch.equal(found_only, thing(1, 3, 2, 2)[0, 0] > 0)
+
+
+def test_the_smaller_an_object_the_less_is_believed_of_what_was_carried():
+    small, large = (torch.logit(thing(0, 0, side, side).clamp(0.001, 0.999)) for side in (1, 6))
+    shares = [float((evidence(carried) / carried).mean()) for carried in (small, large)]
+    assert shares[0] < 0.1
+    assert 0.4 < shares[1] < 0.6
+
+
 def test_cover_counts_the_cells_of_each_place():
     mask = torch.rand(2, 1, 4 * H, 4 * W)
     assert torch.allclose(cover_of(mask).mean(2).unflatten(1, SIZE_HW), functional.avg_pool2d(mask, 4)[:, 0], atol=1e-6)
@@ -146,7 +164,7 @@ def test_an_object_that_hides_is_absent_and_comes_back_as_itself():
 @pytest.mark.parametrize("name", ["disc", "ball"])
 def test_an_object_passes_its_look_alike(name):
     shape = {"disc": disc, "ball": ball}[name]
-    tracker = Tracker(nano(672), height=HEIGHT, width=WIDTH)
+    tracker = Tracker(nano(768), height=HEIGHT, width=WIDTH)
     for frame in range(FRAMES):
         features = tracker.see(picture(frame))
         if frame == 0:

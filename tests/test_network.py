@@ -14,6 +14,7 @@ from masklet.model.config import HIERA, NANO, sam2_config
 from masklet.model.hiera import join_windows, split_windows
 from masklet.model.layers import LayerNorm2d, resize
 from masklet.model.mask_decoder import Answers, stable
+from masklet.model.matching import evidence
 from masklet.model.memory_attention import RotaryAttention, Tokens
 from masklet.model.network import ABSENT, CERTAIN, MAPS, Features, Network, Points, Recollection, normalise
 from masklet.model.position import rotary_map
@@ -95,8 +96,8 @@ def test_a_picture_is_seen_at_three_strides(size):
 
 def test_nano_sees_one_map_of_any_shape():
     with torch.device("meta"):
-        features = Network(NANO).see(torch.empty(1, 3, 384, 672))
-    assert features.image.shape == (1, 256, 24, 42)
+        features = Network(NANO).see(torch.empty(1, 3, 432, 768))
+    assert features.image.shape == (1, 256, 27, 48)
     assert features.fine is None
 
 
@@ -382,7 +383,18 @@ def test_of_a_tracked_frames_answers_nano_takes_the_one_nearest_to_what_was_carr
     answers = Answers(logits, torch.tensor([[0.9, 0.8, 0.1, 0.7]]), torch.zeros(1, 4, 256), torch.ones(1, 1))
     carried = torch.full((1, 1, 8, 8), -7.0)
     carried[..., :4] = 7.0
-    assert torch.equal(nano.choose(answers, ambiguous=False, carried=carried).logits[:, 0], logits[:, 2])
+    found = nano.choose(answers, ambiguous=False, carried=carried).logits[:, 0]
+    assert torch.allclose(found, logits[:, 2] + evidence(carried)[:, 0])
+
+
+def test_nanos_answer_gives_way_to_what_was_carried_where_it_is_less_sure():
+    nano = Network(NANO).eval().requires_grad_(False)
+    logits = torch.full((1, 4, 80, 80), -2.0)
+    logits[..., :40] = 2.0
+    answers = Answers(logits, torch.ones(1, 4), torch.zeros(1, 4, 256), torch.ones(1, 1))
+    carried = torch.full((1, 1, 80, 80), -7.0)
+    carried[..., :60] = 7.0
+    assert torch.equal(nano.choose(answers, ambiguous=False, carried=carried).logits > 0, carried > 0)
 
 
 def test_one_click_means_the_largest_reading_that_is_plausible_to_nano_and_the_best_one_to_the_others():

@@ -233,6 +233,18 @@ def test_a_negative_click_takes_away_what_a_mask_has_too_much():
     assert iou(mask, disc(0)) > 0.9
 
 
+@pytest.mark.parametrize("image_px", [224, 448])
+def test_one_click_on_a_spot_means_the_thing_that_it_is_on(image_px):
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    thing = ((x - 64) / 22) ** 2 + ((y - 52) / 30) ** 2 < 1
+    rgb = np.full((HEIGHT, WIDTH, 3), (64, 66, 115), np.uint8)
+    rgb[thing] = 220, 190, 60
+    rgb[(x - 64) ** 2 + (y - 52) ** 2 < 8**2] = 170, 60, 40
+    tracker = Tracker(nano(image_px), **SIZE)
+    mask = answer(tracker, 0, tracker.see(rgb), Prompt("thing", 0, clicks=(Click(64.5, 52.5, True),)))
+    assert iou(mask, thing) > 0.9
+
+
 def test_a_withdrawn_prompt_conditions_nothing():
     tracker = Tracker(tiny(), **SIZE, frame_count=6)
     pictures = [seen(tiny(), frame) for frame in range(6)]

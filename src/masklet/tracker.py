@@ -12,6 +12,7 @@ from masklet.errors import BadPrompt
 from masklet.memory import MAP_DTYPE, Memory, MemoryBank, reach_of
 from masklet.model.holes import fill_holes
 from masklet.model.layers import resize
+from masklet.model.mask_decoder import Answers
 from masklet.model.network import (
     ABSENT,
     CERTAIN,
@@ -30,6 +31,8 @@ LOGIT_LIMIT = 32.0
 """Earlier logits are clamped to this before they are a prompt (`sam2_video_predictor.py`)."""
 BOX_MARGIN = 0.05
 """A propagated box is this much of its size larger on each side (`docs/nano.md`)."""
+GROWTH, MOST_GROWTHS = 0.1, 5
+"""The same of the boxes by which one click comes to mean a whole thing, and how many are tried."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,9 @@ class Tracker:
             track.given[prompt.frame] = prompt.mask
         else:
             image = self._condition(features, track, prompt.frame, reverse)
-            decoded = self.network.decode(image, features.fine, self._points(prompt, before), self._dense(before))
+            points = self._points(prompt, before)
+            answers = self.network.answer(image, features.fine, points, self._dense(before))
+            decoded = chosen(self.network, image, points, answers)
         memory = memories_of(self.network, features, decoded, prompt.frame, prompted=True)[0]
         if self.official:
             track.fresh[prompt.frame] = (memory, reverse is not None)
@@ -231,6 +236,38 @@ class Tracker:
         return input_mask(self.network, self.geometry, mask)
 
 
+def chosen(network: Network, image: Tensor, points: Points, answers: Answers) -> Decoded:
+    """Choose among the answers to prompts; nano takes one click for a whole thing."""
+    ambiguous = points.labels.shape[1] <= 1
+    decoded = network.choose(answers, ambiguous=ambiguous)
+    return (
+        grown(network, image, points, decoded, answers.ious[:, 0]) if ambiguous and network.config.is_nano else decoded
+    )
+
+
+def grown(network: Network, image: Tensor, clicks: Points, decoded: Decoded, ious: Tensor) -> Decoded:
+    """Ask again with a box slightly larger than each answer, as long as the decoder thinks better of what it finds.
+
+    What one click finds is often a part: a box shows the decoder that more may belong to it (`docs/nano.md`). `ious`
+    are predicted of the single answers to the clicks alone.
+    """
+    for _ in range(MOST_GROWTHS):
+        boxes = boxes_around(decoded.logits, GROWTH)
+        points = Points(torch.cat((boxes.xy, clicks.xy), dim=1), torch.cat((boxes.labels, clicks.labels), dim=1))
+        with torch.no_grad():
+            wider = network.answer(image, None, points, None)
+        better = (wider.ious[:, 0] > ious) & (decoded.scores > 0)
+        if not better.any():
+            break
+        ious = torch.where(better, wider.ious[:, 0], ious)
+        decoded = replace(
+            decoded,
+            logits=torch.where(better[:, None, None, None], wider.logits[:, :1], decoded.logits),
+            ious=torch.where(better, ious, decoded.ious),
+        )
+    return decoded
+
+
 def propagated(
     network: Network, features: Features, recollections: Sequence[Recollection]
 ) -> tuple[Points | None, Tensor | None]:
@@ -305,9 +342,9 @@ def dense(logits: Tensor) -> Tensor:
     return logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
 
 
-def boxes_around(logits: Tensor) -> Points:
+def boxes_around(logits: Tensor, margin: float = BOX_MARGIN) -> Points:
     """Put a box, slightly larger, around each mask of logits `[b, 1, 4h, 4w]`; padding where there is none."""
-    boxes = [_box(mask[0] > 0) for mask in without_specks(logits)]
+    boxes = [_box(mask[0] > 0, margin) for mask in without_specks(logits)]
     xy = torch.tensor([box or [(0.0, 0.0), (0.0, 0.0)] for box in boxes], device=logits.device)
     labels = torch.tensor([(BOX_TOP_LEFT, BOX_BOTTOM_RIGHT) if box else (PADDING, PADDING) for box in boxes])
     return Points(xy, labels.to(logits.device))
@@ -322,13 +359,13 @@ def without_specks(logits: Tensor) -> Tensor:
     return torch.where((clean > 0).flatten(1).any(1)[:, None, None, None], clean, logits)
 
 
-def _box(cells: Tensor) -> list[tuple[float, float]] | None:
+def _box(cells: Tensor, margin: float = BOX_MARGIN) -> list[tuple[float, float]] | None:
     """Return the corners of a low-resolution mask `[h, w]`, with a margin, in input pixels."""
     ys, xs = cells.any(1).nonzero(), cells.any(0).nonzero()
     if not len(ys):
         return None
     x0, x1 = 4.0 * xs[0].item(), 4.0 * (xs[-1].item() + 1)
     y0, y1 = 4.0 * ys[0].item(), 4.0 * (ys[-1].item() + 1)
-    dx, dy = BOX_MARGIN * (x1 - x0), BOX_MARGIN * (y1 - y0)
+    dx, dy = margin * (x1 - x0), margin * (y1 - y0)
     right, bottom = 4.0 * cells.shape[1], 4.0 * cells.shape[0]
     return [(max(0.0, x0 - dx), max(0.0, y0 - dy)), (min(right, x1 + dx), min(bottom, y1 + dy))]

@@ -25,7 +25,7 @@ from dataclasses import replace
 from masklet.model import config
 config.NANO = replace(config.NANO, image_px=112)
 """
-"""Lets nano look at 112 instead of 672 pixels: pages then take seconds, and all else is as their readers have it."""
+"""Lets nano look at 112 instead of 768 pixels: pages then take seconds, and all else is as their readers have it."""
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ HIERA = {
     "large": HieraConfig(144, 2, (2, 6, 36, 4), (23, 33, 43), 7, (8, 4, 16, 8)),
 }
 
-NANO = ModelConfig(trunk=TinyViTConfig(), image_px=672, memory_layers=2, remembers=False)
+NANO = ModelConfig(trunk=TinyViTConfig(), image_px=768, memory_layers=2, remembers=False)
 
 
 def sam2_config(size: str, revision: Revision = "2.1", image_px: int = 1024) -> ModelConfig:

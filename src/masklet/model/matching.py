@@ -5,6 +5,7 @@ attention with the picture's own features for keys and masks for values (Oh et a
 weights. It is what nano has for a memory; `docs/nano.md` says what it gives.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,11 @@ UNLIKE = 0.45
 """A place that looks less than this like every remembered one is taken for something new, and so not the object."""
 NEAR, FAR, FRAMES = 1 / 14, 2 / 7, 6
 """How far things move, as a share of the picture's longer side: in up to six frames, and at most ever."""
+TRUST = math.log(FRAMES)
+"""What a person said of one frame weighs as much as what was found on six: found masks drift."""
+SMALL = 40
+"""Places of an object of which what was carried counts half as much as what the decoder answers: its edges are blurred
+by about a place, which of a small object is all there is."""
 EDGE = 0.001
 """Carried masks stay this far from 0 and 1, so that their logits are finite."""
 CELL = 4
@@ -34,6 +40,8 @@ class Sighting:
     """`[h*w, 256]`, from `looks_of`; shared by all objects of the frame."""
     cover: Tensor
     """`[h*w, 16]`, 0..1: of each place the cells that are the object."""
+    prompted: bool = False
+    """Whether a person said so."""
 
 
 def looks_of(image: Tensor) -> Tensor:
@@ -63,8 +71,11 @@ def carry(looks: Tensor, size_hw: tuple[int, int], remembered: Sequence[Sequence
         covers = [torch.cat([sighting.cover for sighting, _ in remembered[row]]) for row in rows]
         values = torch.cat(covers, dim=1)  # [k*h*w, 16*rows]
         spreads = [min(FAR, NEAR * max(1.0, distance / FRAMES)) for _, distance in sightings]
+        trusts = [TRUST if sighting.prompted else 0.0 for sighting, _ in sightings]
         for at in torch.arange(len(looks), device=looks.device).split(ROWS):
-            moved = torch.cat([farness[at] / spread**2 for spread in spreads], dim=1)
+            moved = torch.cat(
+                [farness[at] / spread**2 - trust for spread, trust in zip(spreads, trusts, strict=True)], dim=1
+            )
             odds = torch.addmm(moved, looks[at], keys.T, beta=-1, alpha=LIKENESS)
             unlike = odds.new_full((len(at), 1), LIKENESS * UNLIKE)
             weights = torch.cat((odds, unlike), dim=1).softmax(dim=1)[:, :-1]
@@ -74,11 +85,17 @@ def carry(looks: Tensor, size_hw: tuple[int, int], remembered: Sequence[Sequence
     return torch.logit(cells.clamp(EDGE, 1 - EDGE))
 
 
+def evidence(carried: Tensor) -> Tensor:
+    """Return what carried logits `[b, 1, 4h, 4w]` add to the decoder's answer: the more, the larger the object."""
+    places = carried.sigmoid().sum(dim=(1, 2, 3), keepdim=True) / CELL**2
+    return carried * places / (places + SMALL)
+
+
 def _alike(remembered: Sequence[Sequence[tuple[Sighting, int]]]) -> Iterable[list[int]]:
-    """Yield the rows that remember the same frames."""
-    groups: dict[tuple[int, ...], list[int]] = {}
+    """Yield the rows that remember the same frames, and of each the same kind of mask."""
+    groups: dict[tuple[tuple[int, bool], ...], list[int]] = {}
     for row, sightings in enumerate(remembered):
-        groups.setdefault(tuple(id(sighting.looks) for sighting, _ in sightings), []).append(row)
+        groups.setdefault(tuple((id(sighting.looks), sighting.prompted) for sighting, _ in sightings), []).append(row)
     return groups.values()
 
 

@@ -16,7 +16,7 @@ from masklet.model.config import HieraConfig, ModelConfig
 from masklet.model.hiera import Hiera
 from masklet.model.layers import MLP, resize
 from masklet.model.mask_decoder import Answers, MaskDecoder, stable
-from masklet.model.matching import Sighting, carry, cover_of, looks_of
+from masklet.model.matching import Sighting, carry, cover_of, evidence, looks_of
 from masklet.model.memory_attention import MemoryAttention, Tokens
 from masklet.model.memory_encoder import MemoryEncoder
 from masklet.model.neck import FpnNeck
@@ -191,7 +191,11 @@ class Network(nn.Module):
         return self._answers(image, fine, points, logits)
 
     def choose(self, answers: Answers, *, ambiguous: bool, carried: Tensor | None = None) -> Decoded:
-        """Take one of the answers for each object, as `decode` says; nano's nearest to what was `carried`."""
+        """Take one of the answers for each object, as `decode` says.
+
+        Of a frame to which nano carried masks, the answer nearest to what was `carried`, and the two added: the
+        decoder knows edges, matching knows what belongs to the object (`docs/nano.md`).
+        """
         rows = torch.arange(len(answers.ious), device=answers.ious.device)
         best = _whole(answers) if ambiguous and self.config.is_nano else answers.ious[:, 1:].argmax(1) + 1
         if carried is not None:
@@ -201,8 +205,11 @@ class Network(nn.Module):
         # The pointer of an unambiguous prompt comes from token 0 even where its mask was unstable.
         token = answers.tokens[rows, best if ambiguous else torch.zeros_like(best)]
         present = answers.scores > 0
+        logits = answers.logits[rows, chosen][:, None]
+        if carried is not None:
+            logits = logits + evidence(carried)
         return Decoded(
-            torch.where(present[:, :, None, None], answers.logits[rows, chosen][:, None], ABSENT),
+            torch.where(present[:, :, None, None], logits, ABSENT),
             answers.ious[rows, chosen],
             answers.scores[:, 0],
             self._pointer(token, present),
@@ -242,7 +249,8 @@ class Network(nn.Module):
         frame by the other half, so that one wrong answer is not the next frame's truth.
         """
         mask = (logits > 0).float() if carried is None else (logits.sigmoid() + carried.sigmoid()) / 2
-        return [Sighting(features.looks, cover) for cover in cover_of(mask.detach().float())]
+        covers = cover_of(mask.detach().float())
+        return [Sighting(features.looks, cover, prompted=carried is None) for cover in covers]
 
     def _answers(
         self, image: Tensor, fine: tuple[Tensor, Tensor] | None, points: Points | None, logits: Tensor | None

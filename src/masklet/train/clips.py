@@ -21,7 +21,7 @@ from masklet.train.guard import refuse_evaluation_frame
 from masklet.video.pictures import pictures_in
 
 LEAST_AREA = 0.0005
-"""An object is worth a prompt from this share of the picture on: about 130 of 672 x 384 pixels."""
+"""An object is worth a prompt from this share of the picture on: about 170 of 768 x 432 pixels."""
 MOST_OBJECTS = 12
 """Of one clip; teachers find more, and each costs time to read."""
 MOST_STRIDE = 3

@@ -12,7 +12,7 @@ from PIL import Image
 
 from masklet.files import make_folder, refusals
 
-LONG_SIDE_PX = 672
+LONG_SIDE_PX = 768
 """Frames are kept at nano's input size."""
 JPEG_QUALITY = 95
 NOTES = "objects.json"

@@ -41,8 +41,8 @@ class Recipe:
 RECIPES: Mapping[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        Recipe("nano", {"decoder": 1e-4, "neck": 5e-5}, long_sides_px=(448, 576, 672)),
-        Recipe("nano-trunk", {"decoder": 5e-5, "neck": 5e-5, "trunk": 1e-5}, long_sides_px=(448, 576, 672), steps=8000),
+        Recipe("nano", {"decoder": 1e-4, "neck": 5e-5}, long_sides_px=(512, 640, 768)),
+        Recipe("nano-trunk", {"decoder": 5e-5, "neck": 5e-5, "trunk": 1e-5}, long_sides_px=(512, 640, 768), steps=8000),
         Recipe("nano-memory", {"decoder": 2e-5, "memory": 3e-4}, long_sides_px=(352, 448), frames=6, picture_share=0.1),
         Recipe("finetune", {"decoder": 1e-5, "neck": 1e-5, "memory": 1e-5}, frames=4, objects=2, steps=1000),
     )

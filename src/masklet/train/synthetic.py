@@ -169,7 +169,7 @@ class SyntheticSource:
 
 
 def write_returns(
-    folder: str | Path, out: Path, *, seed: int, count: int, frames: int, size_hw: tuple[int, int] = (384, 672)
+    folder: str | Path, out: Path, *, seed: int, count: int, frames: int, size_hw: tuple[int, int] = (432, 768)
 ) -> None:
     """Write clips in which a thing goes away and comes back, from cut-outs never trained on, in SA-V's layout.
 

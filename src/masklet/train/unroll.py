@@ -20,6 +20,7 @@ from masklet.prompts import Prompt
 from masklet.tracker import (
     Geometry,
     boxes_around,
+    chosen,
     dense,
     input_mask,
     lost_where_nowhere,
@@ -176,10 +177,10 @@ class _Run:
 
     def _ask(self, rows: Sequence[int], points: Points, logits: Tensor | None, *, asked: str) -> None:
         """Put prompts of one shape to the decoder; their frame conditions the others from now on."""
-        ambiguous = points.labels.shape[1] <= 1
-        answers = self.network.answer(self.image[list(rows)], self.features.fine, points, logits)
-        decoded = self.network.choose(answers, ambiguous=ambiguous)
-        self._judge(rows, answers, decoded.logits, "three" if ambiguous else "one", asked)
+        image = self.image[list(rows)]
+        answers = self.network.answer(image, self.features.fine, points, logits)
+        decoded = chosen(self.network, image, points, answers)
+        self._judge(rows, answers, decoded.logits, "three" if points.labels.shape[1] <= 1 else "one", asked)
         self._remember(rows, decoded)
 
     def _remember(self, rows: Sequence[int], decoded: Decoded) -> None:
