@@ -18,11 +18,16 @@ from clips import EXAMPLE, machine
 from masklet import Session, load_network
 from masklet.dataset import Sequence, sequences
 from masklet.evaluate import PromptKind, evaluate
-from masklet.metrics import region_similarity
+from masklet.metrics import deepest, region_similarity
 from masklet.model.network import Network
+from masklet.prompts import Click, Prompt
+from masklet.tracker import Tracker
+from masklet.video import open_video
 
 PROMPTS: tuple[PromptKind, ...] = ("mask", "box", "click")
 TEACHER_PX = 1024
+EVERY = 10
+"""One in so many frames is clicked on as if it were a picture."""
 SAME = 0.5
 """Overlap with the truth from which on a mask after a return is of the same object."""
 
@@ -34,6 +39,26 @@ def accuracy(dataset: Path, network: Network, prompts: tuple[PromptKind, ...]) -
         each = "  ".join(f"{one.name} {100 * one.jf:.1f}" for one in report.sequences)
         mean = 100 * report.mean(lambda score: score.jf)
         print(f"{network.config.image_px:>5} px  {prompt:<6} J&F {mean:.1f}   {each}", flush=True)
+
+
+def single_frames(dataset: Path, network: Network) -> None:
+    """Print how well one click is read: J on single frames, the click at the deepest point of each true mask."""
+    for sequence in sequences(dataset):
+        frames = sequence.frames()
+        found = []
+        with open_video(sequence.pictures) as video:
+            tracker = Tracker(network, height=video.height, width=video.width)
+            for frame in video.frames(0, video.frame_count):
+                if frame.index % EVERY or frame.index not in frames:
+                    continue
+                features = tracker.see(frame.rgb)
+                for name, mask in sequence.truth(frames[frame.index]).items():
+                    if mask.any():
+                        click = Click(*deepest(mask), positive=True)
+                        memory = tracker.prompt(features, Prompt(name, frame.index, clicks=(click,)))
+                        found.append(region_similarity(tracker.masks(frame.index, {name: memory})[0], mask))
+                        tracker.remove(name)
+        print(f"{sequence.name}: one click on {len(found)} single masks, J {np.mean(found):.3f}", flush=True)
 
 
 def absences(dataset: Path, network: Network) -> None:
@@ -105,6 +130,7 @@ def main() -> None:
     speed(network, 1)
     speed(network, 5)
     if arguments.dataset:
+        single_frames(arguments.dataset, network)
         accuracy(arguments.dataset, network, PROMPTS)
         for side in [*arguments.sides, *([TEACHER_PX] if arguments.teacher else [])]:
             network.take_pictures_of(side)
