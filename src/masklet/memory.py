@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masklet.model.matching import Sighting
+from masklet.model.matching import RECENT, Sighting
 from masklet.model.network import MAPS, POINTERS, Recollection
 
 MAP_DTYPE = torch.bfloat16
@@ -33,7 +33,7 @@ class Memory:
     map: Tensor | None
     """`[64, h, w]`; dropped when out of attention's reach, None where the model has no memory."""
     sighting: Sighting | None = None
-    """What nano looks for; dropped as a map is, None for the others."""
+    """What nano looks for; dropped when out of its reach, None for the others."""
 
     def low_resolution(self) -> NDArray[np.float32]:
         """Return the logits `[4h, 4w]`, which only the latest frame of a pass and prompted frames still have."""
@@ -108,7 +108,7 @@ class MemoryBank:
         return Recollection(maps, pointers, reach, self._sightings(frame, sign))
 
     def _sightings(self, frame: int, sign: int) -> list[tuple[Sighting, int]]:
-        """Choose where nano looks for the object: on the prompted frame last passed and on the six frames just passed.
+        """Choose where nano looks for the object: on the prompted frame last passed and on a few just passed.
 
         A prompt may contradict other prompts and what was tracked before it: of those, nothing is taken.
         """
@@ -116,7 +116,7 @@ class MemoryBank:
         if self.prompted:
             last = min(self.prompted, key=lambda said: (sign * (frame - said) < 0, abs(frame - said)))
             chosen.append(self.prompted[last])
-        for distance in range(1, MAPS):
+        for distance in range(1, RECENT + 1):
             passed = frame - sign * distance
             if passed in self.prompted:
                 break
@@ -137,6 +137,6 @@ def _near(frame: int, now: int) -> bool:
 def _slim(memory: Memory, age: int) -> Memory:
     if age == 0:
         return memory
-    if age < MAPS:  # a correction of the frame itself reaches as far back as its tracking did
-        return replace(memory, logits=None)
-    return replace(memory, logits=None, map=None, sighting=None)
+    # A correction of the frame itself reaches as far back as its tracking did.
+    kept = memory.map if age < MAPS else None
+    return replace(memory, logits=None, map=kept, sighting=memory.sighting if age <= RECENT else None)

@@ -18,9 +18,11 @@ LIKENESS = 40.0
 UNLIKE = 0.45
 """A place that looks less than this like every remembered one is taken for something new, and so not the object."""
 NEAR, FAR, FRAMES = 1 / 14, 2 / 7, 6
-"""How far things move, as a share of the picture's longer side: in up to six frames, and at most ever."""
-TRUST = math.log(FRAMES)
-"""What a person said of one frame weighs as much as what was found on six: found masks drift."""
+"""How far things move, as a share of the picture's longer side: in up to so many frames, and at most ever."""
+RECENT = 3
+"""So many frames just passed are remembered; six find no more (`docs/nano.md`), and take almost twice the time."""
+TRUST = math.log(RECENT)
+"""What a person said of one frame weighs as much as what was found on those: found masks drift."""
 SMALL = 40
 """Places of an object of which what was carried counts half as much as what the decoder answers: its edges are blurred
 by about a place, which of a small object is all there is."""
