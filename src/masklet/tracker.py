@@ -31,7 +31,7 @@ LOGIT_LIMIT = 32.0
 """Earlier logits are clamped to this before they are a prompt (`sam2_video_predictor.py`)."""
 BOX_MARGIN = 0.05
 """A propagated box is this much of its size larger on each side (`docs/nano.md`)."""
-GROWTH, MOST_GROWTHS = 0.1, 5
+GROWTH, MOST_GROWTHS = 0.1, 2
 """The same of the boxes by which one click comes to mean a whole thing, and how many are tried."""
 
 

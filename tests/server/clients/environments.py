@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import platformdirs
@@ -17,14 +18,16 @@ MAIN_PACKAGES = "main_packages.pth"
 
 def python_with(*requirements, main_packages=False):
     """Return a Python that has some packages, and with `main_packages` also those of the tests' own environment."""
-    name = "-".join([f"py{sys.version_info.major}{sys.version_info.minor}", *requirements, *["main"] * main_packages])
+    main = Path(pytest.__file__).parent.parent
+    # Another checkout's environment holds another masklet.
+    behind = [f"main{zlib.crc32(bytes(main)):08x}"] if main_packages else []
+    name = "-".join([f"py{sys.version_info.major}{sys.version_info.minor}", *requirements, *behind])
 
     def make(folder):
         _run([sys.executable, "-m", "venv", folder])
         _run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", *requirements])
         if main_packages:
             [packages] = folder.glob("lib/python*/site-packages")
-            main = Path(pytest.__file__).parent.parent
             # Behind the environment's own; addsitedir also follows the links of editable installs.
             (packages / MAIN_PACKAGES).write_text(f"import site; site.addsitedir({str(main)!r})\n")
 
