@@ -238,11 +238,10 @@ class Tracker:
 
 def chosen(network: Network, image: Tensor, points: Points, answers: Answers) -> Decoded:
     """Choose among the answers to prompts; nano takes one click for a whole thing."""
-    ambiguous = points.labels.shape[1] <= 1
-    decoded = network.choose(answers, ambiguous=ambiguous)
-    return (
-        grown(network, image, points, decoded, answers.ious[:, 0]) if ambiguous and network.config.is_nano else decoded
-    )
+    decoded = network.choose(answers, ambiguous=points.ambiguous)
+    if points.ambiguous and network.config.is_nano:
+        return grown(network, image, points, decoded, answers.ious[:, 0])
+    return decoded
 
 
 def grown(network: Network, image: Tensor, clicks: Points, decoded: Decoded, ious: Tensor) -> Decoded:

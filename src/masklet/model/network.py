@@ -67,6 +67,11 @@ class Points:
     labels: Tensor
     """`[b, n]` int: 1 and 0 clicks, 2 and 3 the corners of a box, -1 padding."""
 
+    @property
+    def ambiguous(self) -> bool:
+        """Whether they can mean several things: at most one point an object."""
+        return self.labels.shape[1] <= 1
+
 
 @dataclass(frozen=True, eq=False)
 class Recollection:
@@ -181,7 +186,7 @@ class Network(nn.Module):
         At most one point per object means an ambiguous prompt: of three readings the one with the best predicted IoU
         is taken. With more, the single answer, unless it is unstable. `logits` `[b, 1, 4h, 4w]` is a dense prompt.
         """
-        ambiguous = points is None or points.labels.shape[1] <= 1
+        ambiguous = points is None or points.ambiguous
         return self.choose(self.answer(image, fine, points, logits), ambiguous=ambiguous)
 
     def answer(

@@ -180,7 +180,7 @@ class _Run:
         image = self.image[list(rows)]
         answers = self.network.answer(image, self.features.fine, points, logits)
         decoded = chosen(self.network, image, points, answers)
-        self._judge(rows, answers, decoded.logits, "three" if points.labels.shape[1] <= 1 else "one", asked)
+        self._judge(rows, answers, decoded.logits, "three" if points.ambiguous else "one", asked)
         self._remember(rows, decoded)
 
     def _remember(self, rows: Sequence[int], decoded: Decoded) -> None:
