@@ -9,6 +9,7 @@ from .answers import Answers, Difference, compare
 from .ours import Masklet, network, write_pictures
 from .peers import Official, official_predictor, pictures_as_input
 from .scenes import ALL, HEIGHT, WIDTH, Action, clip
+from .ties import Ties
 
 SEEDS = {"tiny": 0, "small": 0, "base-plus": 2, "large": 3}
 """With these most masks are neither empty nor everything, none is nearly absent, and most objects come and go."""
@@ -22,6 +23,8 @@ class Pair:
     """Size, revision and input side, for the table of figures."""
     official: Official
     ours: Masklet
+    ties: Ties
+    """What every side on this clip follows."""
     _expected: dict[tuple[tuple[Action, ...], bool, bool], Answers] = field(default_factory=dict)
 
     def expected(self, actions: tuple[Action, ...], *, rounded: bool = True, holes: bool = True) -> Answers:
@@ -43,9 +46,12 @@ def make_pair(size: str, revision: str, image_px: int, folder: Path, *, times: S
     shapes = {name: tensor.shape for name, tensor in predictor.state_dict().items()}
     weights = amplified(shapes, seed=SEEDS[size])
     predictor.load_state_dict(weights, strict=True)
-    pictures = clip(times)
+    ours, pictures, ties = network(size, revision, image_px, weights), clip(times), Ties()
+    ties.settle_in(predictor.memory_encoder)
+    ties.settle_in(ours.memory_encoder)
     return Pair(
         f"{size} {revision}, {image_px} px",
         Official(predictor, pictures_as_input(pictures, image_px), HEIGHT, WIDTH),
-        Masklet(network(size, revision, image_px, weights), write_pictures(pictures, folder)),
+        Masklet(ours, write_pictures(pictures, folder)),
+        ties,
     )

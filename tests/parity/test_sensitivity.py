@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import masklet.tracker
 from masklet.memory import PROMPTED_SLOT, MemoryBank
@@ -21,6 +21,7 @@ from .amplify import shaken
 from .answers import TOLERANCE, compare
 from .scenes import SCENARIOS
 from .test_clips import EXACT, HOW, ODD
+from .ties import CELLS, FULL, Ties
 
 LAYERS = range(4)
 PARTS = (
@@ -67,6 +68,24 @@ def test_ten_per_cent_of_any_part_of_the_memory_path_is_noticed(pair, part):
     how, tolerance = SHARPLY.get(part, USUALLY)
     with shaken(both.ours.network, part):
         assert both.difference(actions, **how).logits > tolerance
+
+
+def test_only_a_few_cells_of_a_binarised_mask_are_taken_for_ties():
+    encoded = []
+
+    class Encoder(nn.Module):
+        def forward(self, features: None, mask: Tensor) -> None:
+            encoded.append(mask)
+
+    encoder = Encoder()
+    Ties().settle_in(encoder)
+    first, graded = -FULL * torch.ones(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)
+    near, far = first.clone(), first.clone()
+    near.view(-1)[:CELLS] = FULL
+    far.view(-1)[: CELLS + 1] = FULL
+    for mask in (first, near, far, graded):
+        encoder(None, mask)
+    assert [torch.equal(a, b) for a, b in zip(encoded, (first, first, far, graded), strict=True)] == [True] * 4
 
 
 def test_objects_disappear_and_come_back_in_the_clip(pair):

@@ -51,6 +51,7 @@ def hugging() -> Callable[[Pair], HuggingFace]:
             kept.clear()
             size, revision = both.name.split(",")[0].split()
             model = load(video_model(size, revision, both.official.pixels.shape[-1]), both.ours.network.state_dict())
+            both.ties.settle_in(model.memory_encoder)
             kept[both.name] = HuggingFace(model, both.official.pixels, both.official.height, both.official.width)
         return kept[both.name]
 
