@@ -8,10 +8,10 @@ import torch
 from clips import FRAMES, HEIGHT, WIDTH, ball, box_around, disc, iou, nano, picture
 from torch.nn import functional
 
-from masklet.model.matching import Sighting, carry, cover_of, evidence, looks_of
+from masklet.model.matching import Sighting, carry, cover_of, evidence, looks_of, recognised
 from masklet.model.network import ABSENT
 from masklet.prompts import Box, Prompt
-from masklet.tracker import Tracker
+from masklet.tracker import Tracker, hidden_where_unlike
 
 H, W = 6, 12
 SIZE_HW = (H, W)
@@ -126,6 +126,41 @@ def test_the_smaller_an_object_the_less_is_believed_of_what_was_carried():
     assert 0.4 < shares[1] < 0.6
 
 
+def known(image, mask, *remembered):
+    """Tell of objects, all carried to one mask, whether they are recognised there."""
+    carried = torch.logit(mask.clamp(0.001, 0.999)).expand(len(remembered), -1, -1, -1)
+    return recognised(looks_of(image), carried, [[(seen, 1) for seen in sightings] for sightings in remembered])
+
+
+def test_an_object_is_recognised_where_its_own_places_are_found_again():
+    before, after = scene(), moved(scene(), 2)
+    [there] = known(after, thing(1, 5), [sighting(before, thing(1, 3))])
+    [elsewhere] = known(after, thing(3, 0), [sighting(before, thing(1, 3))])
+    assert (there, elsewhere) == (True, False)
+
+
+def test_half_of_an_object_is_enough_to_recognise_it_and_a_quarter_is_not():
+    before = scene()
+    for columns, expected in ((2, True), (1, False)):
+        [half] = known(before, thing(1, 3, 2, columns), [sighting(before, thing(1, 3, 2, 4))])
+        assert half is expected
+
+
+def test_an_object_smaller_than_a_place_is_recognised_too():
+    before, speck, other = scene(), thing(1, 3, 1, 1), thing(4, 3, 1, 1)
+    for mask in (speck, other):
+        mask[..., ::2, :] = 0
+        mask[..., :, ::2] = 0
+    assert [known(before, mask, [sighting(before, speck)]) for mask in (speck, other)] == [[True], [False]]
+
+
+def test_one_sighting_is_enough_but_none_on_which_it_was_absent_counts():
+    before, turned = scene(), scene(5)
+    front, back = sighting(before, thing(1, 3)), sighting(turned, thing(1, 3))
+    absent = replace(back, present=False)
+    assert known(turned, thing(1, 3), [front], [front, back], [front, absent], []) == [False, True, False, False]
+
+
 def test_cover_counts_the_cells_of_each_place():
     mask = torch.rand(2, 1, 4 * H, 4 * W)
     assert torch.allclose(cover_of(mask).mean(2).unflatten(1, SIZE_HW), functional.avg_pool2d(mask, 4)[:, 0], atol=1e-6)
@@ -159,6 +194,22 @@ def test_an_object_that_hides_is_absent_and_comes_back_as_itself():
         assert (memory.score > 0) == bool((memory.logits > ABSENT).any())
     assert [frame for frame, score in scores.items() if score <= 0] == [3, 4]
     assert iou(last, disc(FRAMES - 1)) > 0.95
+
+
+def test_what_is_not_recognised_is_called_absent_and_followed_on():
+    tracker = Tracker(nano(256), height=HEIGHT, width=WIDTH)
+    features = tracker.see(picture(0))
+    tracker.prompt(features, Prompt("disc", 0, mask=disc(0)))
+    tracker.prompt(features, Prompt("backdrop", 0, mask=~(disc(0) | ball(0))))
+    asked = [tracker.bank(name).recollect(1, reverse=False, reach=1) for name in ("disc", "backdrop")]
+    followed = [tracker.bank("disc").at(0)] * 2
+    carried = functional.interpolate(torch.from_numpy(disc(0))[None, None].float(), followed[0].logits.shape[-2:])
+    shown, hidden = hidden_where_unlike(followed, features, asked, (carried * 10 - 5).expand(2, -1, -1, -1))
+    assert shown is followed[0]
+    assert hidden.score < 0
+    assert (hidden.logits == ABSENT).all()
+    assert not hidden.sighting.present
+    assert hidden.sighting.cover is followed[1].sighting.cover
 
 
 @pytest.mark.parametrize("name", ["disc", "ball"])

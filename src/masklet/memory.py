@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from masklet.model.matching import RECENT, Sighting
-from masklet.model.network import MAPS, POINTERS, Recollection
+from masklet.model.network import ABSENT, CERTAIN, MAPS, POINTERS, Recollection
 
 MAP_DTYPE = torch.bfloat16
 """The official predictor stores memory maps so, whatever the network computes in."""
@@ -40,6 +40,12 @@ class Memory:
         if self.logits is None:
             raise LookupError(f"the logits of frame {self.frame} were let go")
         return self.logits[0].float().cpu().numpy()
+
+    def hidden(self) -> "Memory":
+        """Return the same as an absent object's: followed on, but neither shown nor compared with."""
+        logits = None if self.logits is None else torch.full_like(self.logits, ABSENT)
+        sighting = None if self.sighting is None else replace(self.sighting, present=False)
+        return replace(self, logits=logits, score=-CERTAIN, sighting=sighting)
 
 
 @dataclass(eq=False)

@@ -13,6 +13,7 @@ from masklet.memory import MAP_DTYPE, Memory, MemoryBank, reach_of
 from masklet.model.holes import fill_holes
 from masklet.model.layers import resize
 from masklet.model.mask_decoder import Answers
+from masklet.model.matching import Sighting, recognised
 from masklet.model.network import (
     ABSENT,
     CERTAIN,
@@ -208,6 +209,7 @@ class Tracker:
         decoded = self.network.choose(answers, ambiguous=points is None, carried=logits)
         decoded = lost_where_nowhere(decoded, points)
         memories = memories_of(self.network, features, decoded, frame, carried=logits, prompted=False)
+        memories = hidden_where_unlike(memories, features, recollections, logits)
         for i, track in enumerate(tracks):
             correction = track.waiting.pop(frame, None)
             if correction is not None:
@@ -286,6 +288,16 @@ def lost_where_nowhere(decoded: Decoded, points: Points | None) -> Decoded:
     return replace(decoded, logits=logits, scores=torch.where(nowhere, -CERTAIN, decoded.scores))
 
 
+def hidden_where_unlike(
+    memories: list[Memory], features: Features, recollections: Sequence[Recollection], carried: Tensor | None
+) -> list[Memory]:
+    """Call an object absent where what was carried does not look like it; it is followed on, in case it was."""
+    if carried is None:
+        return memories
+    known = recognised(features.looks, carried, [r.sightings for r in recollections])
+    return [memory if like else memory.hidden() for memory, like in zip(memories, known, strict=True)]
+
+
 def memories_of(
     network: Network,
     features: Features,
@@ -300,7 +312,9 @@ def memories_of(
     Prompted frames are remembered as the person saw them, holes filled and binarised; tracked ones raw.
     """
     filled = fill_holes(decoded.logits)
-    sightings = network.sight(features, filled, carried) if network.config.is_nano else [None] * len(filled)
+    sightings: Sequence[Sighting | None] = [None] * len(filled)
+    if network.config.is_nano:
+        sightings = network.sight(features, filled, decoded.scores, carried)
     maps: Sequence[Tensor | None] = [None] * len(filled)
     if network.config.remembers:
         source = filled if prompted else decoded.logits

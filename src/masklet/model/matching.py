@@ -16,7 +16,8 @@ from torch.nn import functional
 LIKENESS = 40.0
 """Weight of the cosine between two places' features."""
 UNLIKE = 0.45
-"""A place that looks less than this like every remembered one is taken for something new, and so not the object."""
+"""A place that looks less than this like every remembered one is taken for something new, and so not the object.
+So is a whole thing whose places do so on the mean."""
 NEAR, FAR, FRAMES = 1 / 14, 2 / 7, 6
 """How far things move, as a share of the picture's longer side: in up to so many frames, and at most ever."""
 RECENT = 3
@@ -28,6 +29,8 @@ SMALL = 40
 by about a place, which of a small object is all there is."""
 EDGE = 0.001
 """Carried masks stay this far from 0 and 1, so that their logits are finite."""
+MOST = 0.8
+"""Places with so much of the most that any has of a small object are its own."""
 CELL = 4
 """A place is so many cells of a mask wide, as logits have a quarter of the input's size and features a sixteenth."""
 ROWS = 512
@@ -44,6 +47,8 @@ class Sighting:
     """`[h*w, 16]`, 0..1: of each place the cells that are the object."""
     prompted: bool = False
     """Whether a person said so."""
+    present: bool = True
+    """False where the object was said to be absent, and only what was carried was followed on."""
 
 
 def looks_of(image: Tensor) -> Tensor:
@@ -91,6 +96,31 @@ def evidence(carried: Tensor) -> Tensor:
     """Return what carried logits `[b, 1, 4h, 4w]` add to the decoder's answer: the more, the larger the object."""
     places = carried.sigmoid().sum(dim=(1, 2, 3), keepdim=True) / CELL**2
     return carried * places / (places + SMALL)
+
+
+def recognised(looks: Tensor, carried: Tensor, remembered: Sequence[Sequence[tuple[Sighting, int]]]) -> list[bool]:
+    """Tell of each object whether what was carried, logits `[b, 1, 4h, 4w]`, looks like it.
+
+    Something is carried to a look-alike, or to what hides the object, as well: there its own places are not found
+    again. They are looked for of every remembered sighting on which it was present, and the best one counts.
+    """
+    places = [_body(cover) for cover in cover_of(carried.sigmoid())]
+    return [
+        any(_found_again(looks[inside], sighting) >= UNLIKE for sighting, _ in sightings if sighting.present)
+        for inside, sightings in zip(places, remembered, strict=True)
+    ]
+
+
+def _found_again(looks: Tensor, sighting: Sighting) -> float:
+    """Return how much each place of a remembered object looks like the most alike of some `[n, 256]`, on the mean."""
+    body = sighting.looks[_body(sighting.cover)]
+    return float((body @ looks.T).amax(dim=1).mean())
+
+
+def _body(cover: Tensor) -> Tensor:
+    """Tell which places are mostly the object, `[h*w]`; of one smaller than a place, where most of it is."""
+    share = cover.mean(dim=1)
+    return share >= (MOST * share.amax()).clamp(max=0.5)
 
 
 def _alike(remembered: Sequence[Sequence[tuple[Sighting, int]]]) -> Iterable[list[int]]:

@@ -247,15 +247,18 @@ class Network(nn.Module):
             maps = maps + absent * self.no_obj_embed_spatial[..., None, None]
         return maps
 
-    def sight(self, features: Features, logits: Tensor, carried: Tensor | None) -> list[Sighting]:
-        """Note how the objects of masks `[b, 1, 4h, 4w]` look; nano only.
+    def sight(self, features: Features, logits: Tensor, scores: Tensor, carried: Tensor | None) -> list[Sighting]:
+        """Note how the objects of masks `[b, 1, 4h, 4w]` with occlusion scores `[b]` look; nano only.
 
         A prompted mask is noted as the person saw it. A tracked one is believed by half, and what was carried to its
         frame by the other half, so that one wrong answer is not the next frame's truth.
         """
         mask = (logits > 0).float() if carried is None else (logits.sigmoid() + carried.sigmoid()) / 2
         covers = cover_of(mask.detach().float())
-        return [Sighting(features.looks, cover, prompted=carried is None) for cover in covers]
+        return [
+            Sighting(features.looks, cover, prompted=carried is None, present=score > 0)
+            for cover, score in zip(covers, scores.tolist(), strict=True)
+        ]
 
     def _answers(
         self, image: Tensor, fine: tuple[Tensor, Tensor] | None, points: Points | None, logits: Tensor | None

@@ -22,6 +22,7 @@ from masklet.tracker import (
     boxes_around,
     chosen,
     dense,
+    hidden_where_unlike,
     input_mask,
     lost_where_nowhere,
     memories_of,
@@ -136,7 +137,8 @@ class _Run:
         rows = self._within_reach(points)
         if rows:
             self._judge(rows, _some(answers, rows), decoded.logits[rows], "three" if points is None else "all", "track")
-        self.now = memories_of(self.network, self.features, decoded, frame, prompted=False, carried=carried)
+        followed = memories_of(self.network, self.features, decoded, frame, prompted=False, carried=carried)
+        self.now = hidden_where_unlike(followed, self.features, recollections, carried)
         for bank, memory in zip(self.banks, self.now, strict=True):
             bank.keep(memory, prompted=False)
 
