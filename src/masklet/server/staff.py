@@ -49,6 +49,7 @@ class Place:
         self.report = Report("gone", time.monotonic())
         self.name = ""
         self.ended_on_purpose = False
+        self._given_up_for = ""
 
     @property
     def pid(self) -> int | None:
@@ -64,7 +65,7 @@ class Place:
         """Start a process. The thread that does so must live as long: Linux ends the worker with it."""
         self._generation += 1
         self.name = f"{self._duty.name}-{self.number}-{self._generation}"
-        self.ended_on_purpose = False
+        self.ended_on_purpose, self._given_up_for = False, ""
         if self._generation > 1:
             environment = {name: value for name, value in environment.items() if name not in ONCE_ONLY}
         listen, tell = os.pipe()
@@ -105,7 +106,7 @@ class Place:
         self.kill()  # whatever it had started
         self._hear_out()
         failed = self.report.state in ("loading", "failed") and not self.ended_on_purpose
-        reason = self.report.reason or _how(code)
+        reason = self._given_up_for or self.report.reason or _how(code)
         self._failures = self._failures + 1 if failed else 0
         pause = PAUSES_S[min(self._failures, len(PAUSES_S)) - 1] if failed else 0.0
         self._due = time.monotonic() + pause
@@ -126,6 +127,11 @@ class Place:
             self.ended_on_purpose = True
             with suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGTERM)
+
+    def give_up(self, reason: str) -> None:
+        """End the process for a reason of ours, which what it said meanwhile does not replace."""
+        self._given_up_for = reason
+        self.kill()
 
     def kill(self) -> None:
         """End the process and what it started."""

@@ -7,7 +7,7 @@ its time is ended; what is past its date is removed; webhooks go out. One thread
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from threading import Event, Lock, Thread
 
 import structlog
@@ -211,8 +211,7 @@ class Supervisor:
         """End a worker that loads for too long, or goes on with what is no longer its own."""
         report, now = place.report, time.monotonic()
         if report.state == "loading" and place.pid is not None and now - report.since > self._plan.load_s:
-            place.report = replace(report, reason=f"loading the model took longer than {self._plan.load_s:g} s")
-            place.kill()
+            place.give_up(f"loading the model took longer than {self._plan.load_s:g} s")
         if report.lease is None:
             return
         try:
