@@ -211,24 +211,23 @@ def test_a_new_object_in_a_stream_we_leave_the_others_memories_alone(pair, huggi
     assert compare(after, {key: ours[key] for key in after}).logits > APART
 
 
-# Only with `make parity` until its clip shows the difference with the new amplified weights.
-@pytest.mark.full
 @pytest.mark.parametrize(("order", "agrees"), [(("bar", "disc"), True), (("disc", "bar"), False)])
 def test_a_prompt_inside_a_backward_pass_we_leave_the_others_going_backward(pair, hugging, order, agrees):
     """In transformers an object's first prompt turns round all objects that come after it on that frame."""
     both = pair()
-    theirs, bar = hugging(both), Say("bar", 12, ((102.0, 86.0, 1),))
+    theirs, bar = hugging(both), Say("bar", 11, ((106.0, 83.0, 1),))
     session = theirs._session(theirs.pixels)
     for name in order:
         session.obj_id_to_idx(name)
     theirs._say(session, Say("disc", 11, ((93.0, 68.0, 1),)))
     theirs._say(session, bar)
-    for frame in (11, 10, 9, 8):
-        if frame == 8:
-            theirs._say(session, Say("disc", 8, ((84.0, 72.0, 1),)))
+    for frame in range(11, 5, -1):  # the bar is hidden on 9 and 8, where all answers are alike
+        if frame == 6:
+            theirs._say(session, Say("disc", 6, ((78.0, 68.0, 1),)))
             session.frames_tracked_per_obj[session.obj_id_to_idx("disc")].clear()  # a first prompt
         out = theirs._call(session, frame_idx=frame, reverse=True)
     row = out.object_ids.index("bar")
     answer = theirs._answer(out.pred_masks[row], out.object_score_logits[row])
-    ours = both.ours.act((bar, Track(reverse=True)), holes=False)[1, 8, "bar"]
-    assert (float((answer.logits - ours.logits).abs().max()) <= TOLERANCE) == agrees
+    ours = both.ours.act((bar, Track(reverse=True)), holes=False)[1, 6, "bar"]
+    apart = float((answer.logits - ours.logits).abs().max())
+    assert apart <= TOLERANCE if agrees else apart > APART
