@@ -11,7 +11,7 @@ PEERS_WITHOUT_THEIR_DEPENDENCIES := sam2 iopath hydra-core omegaconf antlr4-pyth
 
 demo: .venv/installed  ## segment the example clip with the embedded model
 	$(BIN)/masklet segment examples/bunny.mp4 \
-	    --click-coordinates "[230,180],[510,190]" --click-object-ids bunny,rock \
+	    --click-coordinates "[245,60],[510,190]" --click-object-ids bunny,rock \
 	    --mask-type highlighted --output-video --per-object
 
 test: .venv/installed-dev  ## every test; the parity tests at reduced size

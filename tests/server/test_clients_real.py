@@ -12,7 +12,7 @@ from server.clients.talk import CLIENTS, talk
 from server.serving import MODEL, TOKEN, serving, write_beginning_of_example
 
 FRAMES = 3
-CLICKS = {"click_coordinates": "[230,180],[510,190]", "click_object_ids": "bunny,rock"}
+CLICKS = {"click_coordinates": "[245,60],[510,190]", "click_object_ids": "bunny,rock"}
 DRAWN = {"mask_type": "highlighted", "annotation_type": "both", "output_format": "png"}
 
 

@@ -332,7 +332,7 @@ def predict(cog, video, **more):
     return answers[-1]
 
 
-REAL = {"click_coordinates": "[230,180],[510,190]", "click_object_ids": "bunny,rock", "output_format": "png"}
+REAL = {"click_coordinates": "[245,60],[510,190]", "click_object_ids": "bunny,rock", "output_format": "png"}
 
 
 @pytest.mark.parametrize(
