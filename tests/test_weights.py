@@ -248,6 +248,8 @@ def test_saved_network_loads_again_to_the_last_bit(folder: Path) -> None:
     path = folder / "new" / "nano.safetensors"
     save_network(network, path, metadata={"edition": "2"})
     assert [p.name for p in path.parent.iterdir()] == ["nano.safetensors"]
+    (folder / "ordinary").touch()
+    assert path.stat().st_mode == (folder / "ordinary").stat().st_mode
     with safe_open(path, "pt") as stored:
         assert stored.metadata() == {"format": "masklet", "edition": "2"}
     loaded = load_network(path, device="cpu")

@@ -17,14 +17,13 @@ import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import LocalEntryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from masklet.catalogue import MODELS, Model
 from masklet.checkpoint import read_tensors
-from masklet.errors import BadWeights, NoSpace
-from masklet.files import draft_path, refusals
+from masklet.errors import BadWeights
+from masklet.files import atomic_write, make_folder
 from masklet.model.config import HIERA, NANO, ModelConfig, sam2_config
 from masklet.model.network import Network
 from masklet.renaming import from_hugging_face, is_hugging_face
@@ -124,11 +123,9 @@ def save_network(network: Network, path: str | Path, *, metadata: Mapping[str, s
     """Write a network's weights as safetensors with official names; they load again with `load_network`."""
     path = Path(path)
     weights = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
-    with refusals(path), draft_path(path) as draft:
-        try:
-            save_file(weights, draft, metadata={"format": "masklet", **(metadata or {})})
-        except SafetensorError as error:  # wraps the file system's own
-            raise NoSpace(f"Cannot write {path}: {error}. Make room or choose another folder.") from error
+    make_folder(path.parent)
+    with atomic_write(path) as draft:  # not by safetensors itself, whose files nobody else may read
+        draft.write(save(weights, metadata={"format": "masklet", **(metadata or {})}))
 
 
 def model_hash(model: Network | str | Path) -> str:
