@@ -151,6 +151,11 @@ def test_watching_gives_each_picture_with_its_masks(session, clip):
         (lambda s: s.add_box("dog", 0, 9, 9, 9, 20), BadPrompt, "is empty"),
         (lambda s: s.add_mask("dog", 0, np.ones((4, 4), bool)), BadPrompt, r"of the video's shape, \(96, 128\)"),
         (lambda s: s.add_click("dog", 0, 1, 1, positive=False), BadPrompt, "say first where it is"),
+        (
+            lambda s: s.add_mask("dog", 0, np.zeros((HEIGHT, WIDTH), bool)),
+            BadPrompt,
+            "empty mask on frame 0, and nothing",
+        ),
         (lambda s: s.remove("cat"), BadPrompt, "there is no object 'cat': choose one of none yet"),
         (lambda s: s.clear("cat", 3), BadPrompt, "'cat' has no prompt on frame 3"),
         (lambda s: s.preview(99), BadVideo, r"no frame 99.*0\.\.7"),

@@ -139,11 +139,9 @@ def gather(clicks: Sequence[NamedClick], others: Sequence[Prompt] = ()) -> tuple
     order = dict.fromkeys([click.object for click in clicks] + [prompt.object for prompt in others])
     real = {c.object for c in clicks if c.positive} | {p.object for p in others if p.mask is None or p.mask.any()}
     objects = [name for name in order if name in real]
-    if (empty := next((prompt for prompt in others if prompt.object not in real), None)) is not None:
-        raise BadPrompt(
-            f"object {empty.object!r} has an empty mask on frame {empty.frame}, and nothing else says where it is: "
-            "give a mask that shows it, a click or a box"
-        )
+    for prompt in others:
+        if prompt.object not in real:
+            check_first(prompt)
     if not objects:
         raise BadPrompt(
             "no click is positive, so there is no object: give at least one click the label 1, or a box or a mask"
@@ -188,6 +186,17 @@ def _by_prompt(
                 )
             said.setdefault(key, []).append(Click(click.x, click.y, click.positive))
     return said
+
+
+def check_first(prompt: Prompt) -> None:
+    """Raise `BadPrompt` for what cannot be all that is said of an object, as it does not say where that is."""
+    if prompt.is_correction:
+        raise BadPrompt(f"object {prompt.object!r} has no positive click, box or mask yet: say first where it is")
+    if prompt.mask is not None and not prompt.mask.any():
+        raise BadPrompt(
+            f"object {prompt.object!r} has an empty mask on frame {prompt.frame}, and nothing else says where it is: "
+            "give a mask that shows it, a click or a box"
+        )
 
 
 def check_clicks(clicks: Sequence[NamedClick], *, height: int, width: int, frame_count: int) -> None:

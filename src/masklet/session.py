@@ -19,7 +19,7 @@ from masklet.errors import BadPrompt
 from masklet.masks import FrameMasks
 from masklet.memory import Memory
 from masklet.model.network import Features, Network
-from masklet.prompts import Box, Click, Prompt, check_prompts
+from masklet.prompts import Box, Click, Prompt, check_first, check_prompts
 from masklet.results import Answer, Results
 from masklet.tracker import Tracker
 from masklet.video import Frame, Video, open_video
@@ -88,8 +88,9 @@ class Session:
         """Take everything said about an object on a frame at once, in place of what was said before."""
         name, frame = prompt.object, prompt.frame
         check_prompts([prompt], height=self.video.height, width=self.video.width, frame_count=self.video.frame_count)
-        if prompt.is_correction and name not in self.objects:
-            raise BadPrompt(f"object {name!r} has no positive click, box or mask yet: say first where it is")
+        # Meta's predictor takes an empty mask for an object that is absent, and looks for it no more.
+        if name not in self.objects and not (self._official and prompt.mask is not None):
+            check_first(prompt)
         known = self._results.get(name, frame)
         tracked = None if known is None else known.tracked
         memory = self.tracker.prompt(
