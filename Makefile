@@ -23,7 +23,7 @@ check: .venv/installed-dev  ## format, lint, types, import floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-parity: .venv/installed-dev  ## every parity test, all sizes at full resolution (about an hour)
+parity: .venv/installed-dev  ## every parity test, all sizes at full resolution (two to three hours on two cores)
 	$(BIN)/python -m pytest -m "full or not full" tests/parity
 
 bench: .venv/installed-dev  ## speed and memory beside Meta's package and transformers
