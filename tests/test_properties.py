@@ -137,11 +137,12 @@ def read_everything(strings, box, mask):
 
 def thread_seconds(work, *arguments):
     gc.freeze()  # to search what other tests hold for garbage would take longer than the work
-    before = time.thread_time()
-    work(*arguments)
-    took = time.thread_time() - before
-    gc.unfreeze()
-    return took
+    try:
+        before = time.thread_time()
+        work(*arguments)
+        return time.thread_time() - before
+    finally:
+        gc.unfreeze()
 
 
 def yardstick():

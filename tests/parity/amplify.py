@@ -12,7 +12,7 @@ of zero open and close holes. And the gain stays below one: more of it and round
 import contextlib
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -83,12 +83,19 @@ def shaken(network: nn.Module, part: str) -> Iterator[None]:
     own = [p for n, p in network.named_parameters() if n == name or n.startswith(f"{name}.")]
     assert own, f"there is no {part}"
     changed: list[Tensor] = [p[int(row)] if row else p for p in own]
-    saved = [p.clone() for p in changed]
     signs = torch.Generator().manual_seed(8)
-    for p in changed:
-        p.mul_(1 + 0.1 * (2 * torch.randint(2, p.shape, generator=signs) - 1))
+    with restored(changed):
+        for p in changed:
+            p.mul_(1 + 0.1 * (2 * torch.randint(2, p.shape, generator=signs) - 1))
+        yield
+
+
+@contextlib.contextmanager
+def restored(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Give tensors back the values that they have now, whatever the block makes of them."""
+    saved = [tensor.clone() for tensor in tensors]
     try:
         yield
     finally:
-        for p, before in zip(changed, saved, strict=True):
-            p.copy_(before)
+        for tensor, before in zip(tensors, saved, strict=True):
+            tensor.copy_(before)

@@ -18,7 +18,7 @@ from masklet.model.holes import fill_holes
 from masklet.model.network import Features, Network, Points, normalise
 from masklet.model.position import sine_map, sine_times
 
-from .amplify import amplified
+from .amplify import amplified, restored
 from .ours import network
 from .peers import HOLE_PX, REVISIONS, SIZES, label_8, official_predictor, pictures_as_input, quiet, require
 from .scenes import clip
@@ -186,14 +186,12 @@ def test_an_answer_is_chosen_alike(parts, prompt, again):
 @contextmanager
 def half_absent(parts: Parts, scores: Tensor) -> Iterator[Tensor]:
     """Take the middle from the presence scores of both networks for a while, which makes half of the objects absent."""
-    middle = scores.flatten().sort().values[scores.numel() // 2 - 1 :][:2].mean()
+    middle = scores.quantile(0.5)
     biases = [sam.sam_mask_decoder.pred_obj_score_head.layers[2].bias for sam in (parts.official, parts.ours)]
-    saved = [bias.clone() for bias in biases]
-    for bias in biases:
-        bias.sub_(middle)
-    yield middle
-    for bias, before in zip(biases, saved, strict=True):
-        bias.copy_(before)
+    with restored(biases):
+        for bias in biases:
+            bias.sub_(middle)
+        yield middle
 
 
 def test_a_given_mask_is_taken_alike(parts):
