@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-PATIENCE_S = 180
+PATIENCE_S = 600
 DROP_PRIVILEGES = """
 import ctypes
 if os.geteuid() == 0:  # without CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH even root needs permissions

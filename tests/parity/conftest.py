@@ -1,7 +1,7 @@
 """One pair of trackers at a time, and a table of the largest differences at the end of a run."""
 
+import gc
 from collections.abc import Callable
-from functools import lru_cache
 
 import pytest
 
@@ -14,11 +14,16 @@ FIGURES: dict[tuple[str, str], list[Difference]] = {}
 
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory) -> Callable[..., Pair]:
-    """Build trackers of a size, revision, input side and clip. The large ones fill gigabytes: one is kept."""
+    """Build trackers of a size, revision, input side and clip. Large ones fill gigabytes: there is one at a time."""
+    kept: dict[tuple[object, ...], Pair] = {}
 
-    @lru_cache(maxsize=1)
     def build(size: str = "tiny", revision: str = "2.1", image_px: int = 256, times: tuple[int, ...] = ALL) -> Pair:
-        return make_pair(size, revision, image_px, tmp_path_factory.mktemp("pictures"), times=times)
+        wanted = (size, revision, image_px, times)
+        if wanted not in kept:
+            kept.clear()
+            gc.collect()  # its parts refer to each other
+            kept[wanted] = make_pair(size, revision, image_px, tmp_path_factory.mktemp("pictures"), times=times)
+        return kept[wanted]
 
     return build
 

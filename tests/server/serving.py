@@ -28,7 +28,7 @@ CLICK = {"click_coordinates": "[10,20]", "click_object_ids": "square"}
 HOSTED = "33432afdfc06a10da6b4018932893d39b0159f838b6d11dd1236dff85cc5ec1d"
 MODEL = f"meta/sam-2-video:{HOSTED}"
 TOKEN = "alice-0123456789abcdef"
-PATIENCE_S = 180
+PATIENCE_S = 600
 
 
 def square_at(frame):

@@ -10,7 +10,7 @@ from server.clients.environments import node_with, python_with
 from server.serving import CERT
 
 HERE = Path(__file__).parent
-PATIENCE_S = 300
+PATIENCE_S = 600
 CLIENTS = ("python1", "python2", "javascript")
 
 
