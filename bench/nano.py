@@ -4,11 +4,13 @@
 
 `--returns` is a dataset in which objects hide and come back, as `scripts/make_training_data.py --only returns` makes:
 an object without a mask on a frame is hidden there.
-`--teacher` tracks at 1024 px too, SAM's own size: what a smaller input can reach at best.
+`--teacher` measures at 1024 px too, SAM's own size. What is read on single frames, each prompted by its own truth,
+is what the decoder gives without tracking.
 """
 
 import argparse
 import time
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,9 +20,10 @@ from clips import EXAMPLE, machine
 from masklet import Session, load_network
 from masklet.dataset import Sequence, sequences
 from masklet.evaluate import PromptKind, evaluate
-from masklet.metrics import deepest, region_similarity
+from masklet.masks import box_of
+from masklet.metrics import Fit, compare, deepest, region_similarity
 from masklet.model.network import Network
-from masklet.prompts import Click, Prompt
+from masklet.prompts import Box, Click, Prompt
 from masklet.tracker import Tracker
 from masklet.video import open_video
 
@@ -36,29 +39,49 @@ def accuracy(dataset: Path, network: Network, prompts: tuple[PromptKind, ...]) -
     """Print J&F by prompt."""
     for prompt in prompts:
         report = evaluate(dataset, network, prompt=prompt)
-        each = "  ".join(f"{one.name} {100 * one.jf:.1f}" for one in report.sequences)
-        mean = 100 * report.mean(lambda score: score.jf)
-        print(f"{network.config.image_px:>5} px  {prompt:<6} J&F {mean:.1f}   {each}", flush=True)
+        print_row(network, prompt, {one.name: one.jf for one in report.sequences}, report.mean(lambda score: score.jf))
 
 
 def single_frames(dataset: Path, network: Network) -> None:
-    """Print how well one click is read: J on single frames, the click at the deepest point of each true mask."""
+    """Print how well single pictures are read, each prompted by its own true mask: by one click, and by its box."""
+    jfs: dict[str, dict[str, float]] = {"click": {}, "box": {}}
     for sequence in sequences(dataset):
-        frames = sequence.frames()
-        found = []
-        with open_video(sequence.pictures) as video:
-            tracker = Tracker(network, height=video.height, width=video.width)
-            for frame in video.frames(0, video.frame_count):
-                if frame.index % EVERY or frame.index not in frames:
+        found = read_singly(sequence, network)
+        for kind, fits in zip(jfs, found, strict=True):
+            jfs[kind][sequence.name] = float(np.mean([fit.jf for fit in fits]))
+        print(
+            f"{sequence.name}: one click on {len(found[0])} single masks, J {np.mean([fit.j for fit in found[0]]):.3f}"
+        )
+    for kind, by_sequence in jfs.items():
+        print_row(network, f"{kind} on each single frame", by_sequence, float(np.mean([*by_sequence.values()])))
+
+
+def print_row(network: Network, prompt: str, jfs: Mapping[str, float], mean: float) -> None:
+    """Print J&F of each sequence and of all, 0..1, as percent."""
+    each = "  ".join(f"{name} {100 * jf:.1f}" for name, jf in jfs.items())
+    print(f"{network.config.image_px:>5} px  {prompt:<6} J&F {100 * mean:.1f}   {each}", flush=True)
+
+
+def read_singly(sequence: Sequence, network: Network) -> tuple[list[Fit], list[Fit]]:
+    """Compare what one click at the deepest point of a true mask gives, and what its box gives, without memory."""
+    frames = sequence.frames()
+    fits: tuple[list[Fit], list[Fit]] = ([], [])
+    with open_video(sequence.pictures) as video:
+        tracker = Tracker(network, height=video.height, width=video.width)
+        for frame in video.frames(0, video.frame_count):
+            if frame.index % EVERY or frame.index not in frames:
+                continue
+            features = tracker.see(frame.rgb)
+            for name, mask in sequence.truth(frames[frame.index]).items():
+                box = box_of(mask)
+                if box is None:
                     continue
-                features = tracker.see(frame.rgb)
-                for name, mask in sequence.truth(frames[frame.index]).items():
-                    if mask.any():
-                        click = Click(*deepest(mask), positive=True)
-                        memory = tracker.prompt(features, Prompt(name, frame.index, clicks=(click,)))
-                        found.append(region_similarity(tracker.masks(frame.index, {name: memory})[0], mask))
-                        tracker.remove(name)
-        print(f"{sequence.name}: one click on {len(found)} single masks, J {np.mean(found):.3f}", flush=True)
+                click = Prompt(name, frame.index, clicks=(Click(*deepest(mask), positive=True),))
+                for known, prompt in zip(fits, (click, Prompt(name, frame.index, box=Box(*box))), strict=True):
+                    memory = tracker.prompt(features, prompt)
+                    known.append(compare(tracker.masks(frame.index, {name: memory})[0], mask))
+                    tracker.remove(name)
+    return fits
 
 
 def absences(dataset: Path, network: Network) -> None:
@@ -112,7 +135,8 @@ def speed(network: Network, objects: int) -> None:
         for _ in session.track("forward", max_frames=24):
             times.append(time.perf_counter() - before)
             before = time.perf_counter()
-    print(f"{objects} object(s): {1 / float(np.median(times[8:])):.2f} frames a second", flush=True)
+    rate = 1 / float(np.median(times[8:]))
+    print(f"{network.config.image_px:>5} px  {objects} object(s): {rate:.2f} frames a second", flush=True)
 
 
 def main() -> None:
@@ -134,6 +158,8 @@ def main() -> None:
         accuracy(arguments.dataset, network, PROMPTS)
         for side in [*arguments.sides, *([TEACHER_PX] if arguments.teacher else [])]:
             network.take_pictures_of(side)
+            speed(network, 1)
+            single_frames(arguments.dataset, network)
             accuracy(arguments.dataset, network, ("mask",))
         network.take_pictures_of(own)
     if arguments.returns:

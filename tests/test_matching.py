@@ -8,7 +8,8 @@ import torch
 from clips import FRAMES, HEIGHT, WIDTH, ball, box_around, disc, iou, nano, picture
 from torch.nn import functional
 
-from masklet.model.matching import Sighting, carry, cover_of, evidence, looks_of, recognised
+from masklet.model.colours import palettes_of
+from masklet.model.matching import ANYWHERE, TRUST, Sighting, carry, cover_of, evidence, looks_of, recognised
 from masklet.model.network import ABSENT
 from masklet.prompts import Box, Prompt
 from masklet.tracker import Tracker, hidden_where_unlike
@@ -29,13 +30,22 @@ def thing(top, left, height=2, width=3):
     return mask
 
 
+def colours(image):
+    """Return colours that go with the features, so that no two places have the same."""
+    return image[0, :3].sigmoid().repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)
+
+
+def looks(image):
+    return looks_of(image, colours(image))
+
+
 def sighting(image, mask):
-    return Sighting(looks_of(image), cover_of(mask)[0])
+    return Sighting(looks(image), cover_of(mask)[0], palettes_of(colours(image), mask[:, 0] > 0)[0])
 
 
 def found(image, *remembered):
     """Return the masks of objects, each by its sightings and their distances, `[n, 4h, 4w]`."""
-    return carry(looks_of(image), SIZE_HW, remembered)[:, 0] > 0
+    return carry(looks(image), SIZE_HW, remembered)[:, 0] > 0
 
 
 def moved(image, across):
@@ -74,7 +84,7 @@ def test_of_two_that_look_alike_the_nearer_one_is_meant():
 def test_the_longer_ago_the_farther_an_object_is_looked_for():
     before = scene()
     there = scene(5)
-    there[..., 1:3, 8:10] = before[..., 1:3, 1:3] + 0.7 * there[..., 1:3, 8:10]  # it has changed a little, too
+    there[..., 1:3, 8:10] = before[..., 1:3, 1:3] + 0.4 * there[..., 1:3, 8:10]  # it has changed a little, too
     masks = found(there, *([(sighting(before, thing(1, 1, 2, 2)), distance)] for distance in (1, 60)))
     assert not masks[0].any()
     assert torch.equal(masks[1], thing(1, 8, 2, 2)[0, 0] > 0)
@@ -99,21 +109,27 @@ def test_an_object_that_remembers_nothing_is_nowhere():
 
 def test_objects_are_carried_together_as_they_are_alone():
     first, second, now = scene(), moved(scene(), 1), moved(scene(), 2)
-    looks = [looks_of(first), looks_of(second)]
+    frames = [looks(first), looks(second)]
+
+    def at(frame, *place):
+        return Sighting(frames[frame], cover_of(thing(*place))[0], None)
+
     objects = [
-        [(Sighting(looks[0], cover_of(thing(1, 1))[0]), 2), (Sighting(looks[1], cover_of(thing(1, 2))[0]), 1)],
-        [(Sighting(looks[1], cover_of(thing(3, 6))[0]), 1)],
-        [(Sighting(looks[0], cover_of(thing(0, 4))[0]), 2), (Sighting(looks[1], cover_of(thing(0, 5))[0]), 1)],
+        [(at(0, 1, 1), 2), (at(1, 1, 2), 1)],
+        [(at(1, 3, 6), 1)],
+        [(at(0, 0, 4), 2), (at(1, 0, 5), 1)],
+        [(at(0, 0, 4), ANYWHERE), (at(1, 0, 5), ANYWHERE)],
     ]
-    together = carry(looks_of(now), SIZE_HW, objects)
+    together = carry(looks(now), SIZE_HW, objects)
     for row, alone in enumerate(objects):
-        assert torch.allclose(together[row], carry(looks_of(now), SIZE_HW, [alone])[0], atol=1e-4)
+        assert torch.allclose(together[row], carry(looks(now), SIZE_HW, [alone])[0], atol=1e-4)
+    assert not torch.allclose(together[2], together[3], atol=1e-4)
 
 
 def test_what_a_person_said_outweighs_what_was_found_since():
     before = scene()
     drifted = [(sighting(before, thing(1, 3, 2, 2)), distance) for distance in (1, 2)]
-    [mask] = found(before, [(replace(sighting(before, thing(1, 3)), prompted=True), 6), *drifted])
+    [mask] = found(before, [(replace(sighting(before, thing(1, 3)), trust=TRUST), 6), *drifted])
     assert torch.equal(mask, thing(1, 3)[0, 0] > 0)
     [found_only] = found(before, [(sighting(before, thing(1, 3)), 6), *drifted])
     assert torch.equal(found_only, thing(1, 3, 2, 2)[0, 0] > 0)
@@ -126,39 +142,42 @@ def test_the_smaller_an_object_the_less_is_believed_of_what_was_carried():
     assert 0.4 < shares[1] < 0.6
 
 
-def known(image, mask, *remembered):
-    """Tell of objects, all carried to one mask, whether they are recognised there."""
-    carried = torch.logit(mask.clamp(0.001, 0.999)).expand(len(remembered), -1, -1, -1)
-    return recognised(looks_of(image), carried, [[(seen, 1) for seen in sightings] for sightings in remembered])
+PALETTES = {"red": (1.0, 0.0), "redder": (0.9, 0.1), "half": (0.5, 0.5), "blue": (0.0, 1.0)}
 
 
-def test_an_object_is_recognised_where_its_own_places_are_found_again():
-    before, after = scene(), moved(scene(), 2)
-    [there] = known(after, thing(1, 5), [sighting(before, thing(1, 3))])
-    [elsewhere] = known(after, thing(3, 0), [sighting(before, thing(1, 3))])
-    assert (there, elsewhere) == (True, False)
+def known(palette, *remembered):
+    """Tell whether something of one palette is taken for what had others; None is an object that was absent."""
+    return recognised(seen(palette), [(seen(one), 1) for one in remembered])
 
 
-def test_half_of_an_object_is_enough_to_recognise_it_and_a_quarter_is_not():
-    before = scene()
-    for columns, expected in ((2, True), (1, False)):
-        [half] = known(before, thing(1, 3, 2, columns), [sighting(before, thing(1, 3, 2, 4))])
-        assert half is expected
+def seen(palette, size=100.0):
+    return Sighting(torch.zeros(1), torch.tensor([size]), None if palette is None else torch.tensor(PALETTES[palette]))
 
 
-def test_an_object_smaller_than_a_place_is_recognised_too():
-    before, speck, other = scene(), thing(1, 3, 1, 1), thing(4, 3, 1, 1)
-    for mask in (speck, other):
-        mask[..., ::2, :] = 0
-        mask[..., :, ::2] = 0
-    assert [known(before, mask, [sighting(before, speck)]) for mask in (speck, other)] == [[True], [False]]
+def test_an_object_is_recognised_by_its_colours():
+    assert known("red", "redder")
+    assert not known("red", "blue")
+    assert not known("half", "red")
 
 
-def test_one_sighting_is_enough_but_none_on_which_it_was_absent_counts():
-    before, turned = scene(), scene(5)
-    front, back = sighting(before, thing(1, 3)), sighting(turned, thing(1, 3))
-    absent = replace(back, present=False)
-    assert known(turned, thing(1, 3), [front], [front, back], [front, absent], []) == [False, True, False, False]
+def test_one_frame_with_its_colours_is_enough_but_none_without_it_counts():
+    assert known("blue", "red", "blue")
+    assert known("blue", None, "blue")
+    assert not known("blue", "red", None)
+    assert not known("blue")
+
+
+def test_what_is_nowhere_is_not_recognised():
+    assert not known(None, "red")
+
+
+def test_a_small_piece_must_share_more_colours_unless_there_was_time_to_shrink():
+    piece, whole = seen("redder", size=5.0), seen("red", size=100.0)
+    assert recognised(seen("redder", size=60.0), [(whole, 1)])
+    assert not recognised(piece, [(whole, 1)])
+    assert recognised(piece, [(whole, 60)])
+    assert recognised(piece, [(whole, 1), (seen("redder", size=6.0), 1)])
+    assert recognised(seen("red", size=5.0), [(whole, 1)])
 
 
 def test_cover_counts_the_cells_of_each_place():
@@ -196,20 +215,19 @@ def test_an_object_that_hides_is_absent_and_comes_back_as_itself():
     assert iou(last, disc(FRAMES - 1)) > 0.95
 
 
-def test_what_is_not_recognised_is_called_absent_and_followed_on():
+def test_what_has_other_colours_is_called_absent_and_remembered_as_a_frame_without_the_object():
     tracker = Tracker(nano(256), height=HEIGHT, width=WIDTH)
     features = tracker.see(picture(0))
-    tracker.prompt(features, Prompt("disc", 0, mask=disc(0)))
-    tracker.prompt(features, Prompt("backdrop", 0, mask=~(disc(0) | ball(0))))
-    asked = [tracker.bank(name).recollect(1, reverse=False, reach=1) for name in ("disc", "backdrop")]
-    followed = [tracker.bank("disc").at(0)] * 2
-    carried = functional.interpolate(torch.from_numpy(disc(0))[None, None].float(), followed[0].logits.shape[-2:])
-    shown, hidden = hidden_where_unlike(followed, features, asked, (carried * 10 - 5).expand(2, -1, -1, -1))
-    assert shown is followed[0]
+    for name, shape in (("disc", disc), ("ball", ball)):
+        tracker.prompt(features, Prompt(name, 0, mask=shape(0)))
+    asked = [tracker.bank(name).recollect(1, reverse=False, reach=1) for name in ("disc", "ball")]
+    found = [tracker.bank("disc").at(0)] * 2
+    shown, hidden = hidden_where_unlike(found, asked)
+    assert shown is found[0]
     assert hidden.score < 0
     assert (hidden.logits == ABSENT).all()
-    assert not hidden.sighting.present
-    assert hidden.sighting.cover is followed[1].sighting.cover
+    assert hidden.sighting.palette is None
+    assert not hidden.sighting.cover.any()
 
 
 @pytest.mark.parametrize("name", ["disc", "ball"])

@@ -1,22 +1,25 @@
 """What is kept of an object: chosen by distance in frames, as the reference does, and no more than attention reads."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masklet.memory import Memory, MemoryBank, reach_of
-from masklet.model.matching import Sighting
+from masklet.model.matching import ANYWHERE, LAST_TRUST, TRUST, Sighting
 
 MOST_RECENT = 15
 """As many frames back as the official predictor's object pointers go."""
 
 
-def memory(frame):
+def memory(frame, *, score=1.0):
     """Return a memory whose tensors all hold its frame's number."""
     held = torch.tensor(float(frame))
     logits = torch.ones(1, 2, 2)
-    return Memory(frame, logits, score=1.0, iou=0.5, pointer=held, map=held, sighting=Sighting(held, held))
+    return Memory(frame, logits, score, iou=0.5, pointer=held, map=held, sighting=Sighting(held, held, held))
 
 
 def run(bank, frames, *, reverse=False, corrected=()):
@@ -186,7 +189,47 @@ def test_an_object_is_looked_for_as_on_the_prompted_frame_and_the_three_just_pas
     bank.keep(memory(0), prompted=True)
     list(run(bank, range(1, 10)))
     assert looked_at(bank, 10) == [(0, 10), (9, 1), (8, 2), (7, 3)]
-    assert [f for f, m in bank.recent.items() if m.sighting is not None] == list(range(6, 10))
+    assert [f for f, m in bank.recent.items() if m.sighting is not None] == [7, 8, 9]
+
+
+def with_absences(frames, absent, *, reverse=False):
+    """Return a bank after a pass over frames, on some of which the object was absent; the first one is prompted."""
+    bank, said = MemoryBank(), memory(frames[0])
+    bank.keep(replace(said, sighting=replace(said.sighting, trust=TRUST)), prompted=True)
+    for frame in frames:
+        bank.arrive(frame, reverse=reverse)
+        if frame not in bank.prompted:
+            bank.keep(memory(frame, score=-1.0 if frame in absent else 1.0), prompted=False)
+    return bank
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_lost_object_is_looked_for_anywhere_as_it_was_last_and_not_in_what_was_there_without_it(reverse):
+    frames, sign = (range(90, -1, -1), -1) if reverse else (range(91), 1)
+    absent = {frames[i] for i in range(8, 91)}
+    bank = with_absences(frames, absent, reverse=reverse)
+    now = frames[-1] + sign
+    last = [(frames[i], max(ANYWHERE, abs(now - frames[i]))) for i in (0, 7, 6, 5)]
+    assert looked_at(bank, now, reverse=reverse) == [*last, (now - sign, 1), (now - 2 * sign, 2)]
+    assert len(bank.seen) == 3
+
+
+def test_of_a_lost_object_what_a_person_said_weighs_more_than_all_the_rest():
+    bank = with_absences(range(12), absent={10, 11})
+    trusts = [sighting.trust for sighting, _ in bank.recollect(12, reverse=False, reach=MOST_RECENT).sightings]
+    assert trusts == [LAST_TRUST, 0, 0, 0, 0, 0]
+    assert math.exp(LAST_TRUST) > len(trusts) - 1
+
+
+def test_an_object_that_came_back_is_looked_for_near_where_it_is():
+    bank = with_absences(range(12), absent={8, 9, 10})
+    assert looked_at(bank, 12) == [(0, 12), (11, 1), (7, 5), (6, 6), (10, 2)]
+
+
+def test_a_lost_object_that_is_prompted_again_is_looked_for_as_it_is_now():
+    bank = with_absences(range(12), absent={8, 9, 10, 11})
+    bank.keep(memory(11), prompted=True)
+    assert looked_at(bank, 12) == [(11, 1)]
 
 
 def test_what_came_before_a_correction_is_not_looked_at():

@@ -372,7 +372,7 @@ def test_pointers_have_no_place_and_are_not_rotated():
 
 
 def test_features_know_their_size():
-    assert Features(noise(1, 256, 3, 7), None).size_hw == (3, 7)
+    assert Features(noise(1, 256, 3, 7), None, noise(3, 12, 28), noise(64, 12, 28)).size_hw == (3, 7)
 
 
 def test_of_a_tracked_frames_answers_nano_takes_the_one_nearest_to_what_was_carried():

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from masklet.model.config import TinyViTConfig
-from masklet.model.tiny_vit import PlainNeck, TinyViT, WindowAttention
+from masklet.model.tiny_vit import STRIP_ROWS, MBConv, PlainNeck, TinyViT, WindowAttention
 
 
 @pytest.fixture(autouse=True)
@@ -15,20 +15,30 @@ def seeded() -> None:
 
 
 @pytest.mark.parametrize("size_hw", [(432, 768), (768, 432), (16, 16), (48, 208), (224, 224)])
-def test_any_rectangle_becomes_one_map_at_stride_16(size_hw: tuple[int, int]) -> None:
+def test_any_rectangle_becomes_maps_at_strides_4_and_16(size_hw: tuple[int, int]) -> None:
     trunk, neck = TinyViT(TinyViTConfig()).eval(), PlainNeck().eval()
     with torch.inference_mode():
-        features = trunk(torch.randn(1, 3, *size_hw))
-        assert features.shape == (1, 320, size_hw[0] // 16, size_hw[1] // 16)
-        assert neck(features).shape == (1, 256, size_hw[0] // 16, size_hw[1] // 16)
+        early, deep = trunk(torch.randn(1, 3, *size_hw))
+        assert early.shape == (1, 64, size_hw[0] // 4, size_hw[1] // 4)
+        assert deep.shape == (1, 320, size_hw[0] // 16, size_hw[1] // 16)
+        assert neck(deep).shape == (1, 256, size_hw[0] // 16, size_hw[1] // 16)
 
 
 def test_pictures_of_a_batch_do_not_see_each_other() -> None:
     trunk = TinyViT(TinyViTConfig()).eval()
     pixels = torch.randn(3, 3, 96, 160)
     with torch.inference_mode():
-        together, alone = trunk(pixels), torch.cat([trunk(one[None]) for one in pixels])
-    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+        together, alone = trunk(pixels), [trunk(one[None]) for one in pixels]
+    for seen, singly in zip(together, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(seen, torch.cat(singly), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, STRIP_ROWS - 1, STRIP_ROWS, STRIP_ROWS + 1, 2 * STRIP_ROWS, 3 * STRIP_ROWS - 2])
+def test_widening_strip_by_strip_is_widening_all_at_once(rows: int) -> None:
+    block, x = MBConv(8).eval(), torch.randn(2, 8, rows, 7)
+    with torch.inference_mode():
+        wide = functional.gelu(block.conv2(functional.gelu(block.conv1(x))))
+        torch.testing.assert_close(block(x), functional.gelu(x + block.conv3(wide)), rtol=0, atol=1e-6)
 
 
 def test_trunk_has_the_size_of_tiny_vit_5m() -> None:

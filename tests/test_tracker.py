@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from parity.amplify import amplified
 
 from masklet.errors import BadPrompt
+from masklet.inputs import Geometry
 from masklet.model.config import sam2_config
 from masklet.model.network import Network
 from masklet.prompts import Box, Click, Prompt
-from masklet.tracker import Geometry, Tracker
+from masklet.tracker import Tracker
 
 SIZE = {"height": HEIGHT, "width": WIDTH}
 

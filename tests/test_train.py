@@ -292,7 +292,7 @@ def test_a_clip_without_gradients_gets_the_trackers_answers(network, start, monk
         for ours, theirs in zip(result.memories, tracked(network, clip, result.prompts, numbers), strict=True):
             for a, b in zip(ours, theirs, strict=True):
                 assert a.frame == b.frame
-                assert (a.logits - b.logits).abs().max() < 1e-4
+                assert (a.logits - b.logits).abs().max() < 1e-3
                 assert (a.pointer - b.pointer).abs().max() < 1e-4
                 assert [a.score, a.iou] == pytest.approx([b.score, b.iou], abs=1e-4)
                 assert (a.map is None) == (b.map is None)

@@ -4,6 +4,8 @@ Bounded by distance in frames, never by count: the reference chooses memories by
 where a prompted frame lies inside the window, so a list of the last six would choose others.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masklet.model.matching import RECENT, Sighting
+from masklet.model.matching import ANYWHERE, EMPTY, LAST_TRUST, RECENT, Sighting
 from masklet.model.network import ABSENT, CERTAIN, MAPS, POINTERS, Recollection
 
 MAP_DTYPE = torch.bfloat16
@@ -42,9 +44,9 @@ class Memory:
         return self.logits[0].float().cpu().numpy()
 
     def hidden(self) -> "Memory":
-        """Return the same as an absent object's: followed on, but neither shown nor compared with."""
+        """Return the same as an absent object's."""
         logits = None if self.logits is None else torch.full_like(self.logits, ABSENT)
-        sighting = None if self.sighting is None else replace(self.sighting, present=False)
+        sighting = None if self.sighting is None else self.sighting.without()
         return replace(self, logits=logits, score=-CERTAIN, sighting=sighting)
 
 
@@ -55,6 +57,8 @@ class MemoryBank:
     unbounded: bool = False
     prompted: dict[int, Memory] = field(default_factory=dict)
     recent: dict[int, Memory] = field(default_factory=dict)
+    seen: dict[int, Sighting] = field(default_factory=dict)
+    """The frames of the pass on which nano last found it; they may be long ago."""
     _cursor: tuple[int, bool] | None = None
     """Frame and direction of the pass under way."""
 
@@ -67,6 +71,7 @@ class MemoryBank:
             behind += step
         if self._cursor != (behind, reverse) and not self.unbounded:
             self.recent.clear()
+            self.seen.clear()
         self._cursor = (frame, reverse)
 
     def forget(self, frames: range) -> None:
@@ -79,8 +84,13 @@ class MemoryBank:
         if prompted:
             self.prompted[memory.frame] = memory
             self.recent.pop(memory.frame, None)
+            self.seen.pop(memory.frame, None)
             return
         self.recent[memory.frame] = memory
+        if memory.sighting is not None and memory.score > 0:
+            self.seen[memory.frame] = memory.sighting
+            for frame in list(self.seen)[:-RECENT]:
+                del self.seen[frame]
         if not self.unbounded:
             self.recent = {f: _slim(m, abs(memory.frame - f)) for f, m in self.recent.items() if _near(f, memory.frame)}
 
@@ -114,26 +124,42 @@ class MemoryBank:
         return Recollection(maps, pointers, reach, self._sightings(frame, sign))
 
     def _sightings(self, frame: int, sign: int) -> list[tuple[Sighting, int]]:
-        """Choose where nano looks for the object: on the prompted frame last passed and on a few just passed.
+        """Choose what nano compares a frame with: the prompted frame last passed, a few on which it was last present.
 
-        A prompt may contradict other prompts and what was tracked before it: of those, nothing is taken.
+        A prompt may contradict other prompts and what was tracked before it: of those, nothing is taken. Of an object
+        that is gone nobody knows where it will come back: it is looked for anywhere, but not in what was there
+        without it on the last few frames.
         """
-        chosen = []
-        if self.prompted:
-            last = min(self.prompted, key=lambda said: (sign * (frame - said) < 0, abs(frame - said)))
-            chosen.append(self.prompted[last])
-        for distance in range(1, RECENT + 1):
-            passed = frame - sign * distance
-            if passed in self.prompted:
-                break
-            if passed in self.recent:
-                chosen.append(self.recent[passed])
-        return [(memory.sighting, abs(frame - memory.frame)) for memory in chosen if memory.sighting is not None]
+        if not self.prompted:
+            return []
+        last = min(self.prompted, key=lambda said: (sign * (frame - said) < 0, abs(frame - said)))
+        since = _since(last, frame, sign)
+        passed = [self.recent.get(frame - sign * distance) for distance in range(1, EMPTY + 1)]
+        empty = [m for m in passed if m is not None and m.score <= 0 and since(m.frame)]
+        seen = [(self.prompted[last].sighting, abs(frame - last))]
+        seen += [(self.seen[found], abs(frame - found)) for found in reversed(self.seen) if since(found)]
+        if empty and abs(frame - empty[0].frame) == 1:
+            seen = [(_trusted(sighting), max(ANYWHERE, distance)) for sighting, distance in seen]
+        seen += [(memory.sighting, abs(frame - memory.frame)) for memory in empty]
+        return [(sighting, distance) for sighting, distance in seen if sighting is not None]
 
 
 def reach_of(frame_count: int | None) -> int:
     """How far back pointers go. The official code divides by zero for a single frame; a stream counts as long."""
     return max(1, min(frame_count or POINTERS, POINTERS) - 1)
+
+
+def _since(last: int, frame: int, sign: int) -> Callable[[int], bool]:
+    """Tell of frames whether a pass came to them before `frame`, and after it passed a prompt on `last`, if it did."""
+    start = last if sign * (frame - last) > 0 else -sign * math.inf
+    return lambda passed: sign * start < sign * passed < sign * frame
+
+
+def _trusted(sighting: Sighting | None) -> Sighting | None:
+    """Return what is known of a lost object: what a person said of it, if it is that, outweighs the rest."""
+    if sighting is None or not sighting.trust:
+        return sighting
+    return replace(sighting, trust=LAST_TRUST)
 
 
 def _near(frame: int, now: int) -> bool:
@@ -145,4 +171,4 @@ def _slim(memory: Memory, age: int) -> Memory:
         return memory
     # A correction of the frame itself reaches as far back as its tracking did.
     kept = memory.map if age < MAPS else None
-    return replace(memory, logits=None, map=kept, sighting=memory.sighting if age <= RECENT else None)
+    return replace(memory, logits=None, map=kept, sighting=memory.sighting if age <= EMPTY else None)

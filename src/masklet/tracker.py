@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from masklet.errors import BadPrompt
+from masklet.inputs import Geometry, boxes_around, dense, input_mask, points_of
 from masklet.memory import MAP_DTYPE, Memory, MemoryBank, reach_of
 from masklet.model.holes import fill_holes
 from masklet.model.layers import resize
@@ -17,7 +18,6 @@ from masklet.model.matching import Sighting, recognised
 from masklet.model.network import (
     ABSENT,
     CERTAIN,
-    STRIDE,
     Decoded,
     Features,
     Network,
@@ -25,38 +25,12 @@ from masklet.model.network import (
     Recollection,
     normalise,
 )
-from masklet.model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIVE, PADDING, POSITIVE
+from masklet.model.prompt_encoder import PADDING
+from masklet.model.target_model import hinted, learned, sharpened
 from masklet.prompts import Prompt
 
-LOGIT_LIMIT = 32.0
-"""Earlier logits are clamped to this before they are a prompt (`sam2_video_predictor.py`)."""
-BOX_MARGIN = 0.05
-"""A propagated box is this much of its size larger on each side (`docs/nano.md`)."""
 GROWTH, MOST_GROWTHS = 0.1, 2
-"""The same of the boxes by which one click comes to mean a whole thing, and how many are tried."""
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """The source's size and the network's input size; the one place where coordinates are scaled."""
-
-    height: int
-    width: int
-    input_hw: tuple[int, int]
-
-    @classmethod
-    def of(cls, network: Network, *, height: int, width: int) -> "Geometry":
-        """SAM 2 squashes to a square; nano keeps the shape, its long side at the configured size."""
-        side = network.config.image_px
-        if not network.config.is_nano:
-            return cls(height, width, (side, side))
-        scale = side / max(height, width)
-        rounded = [max(1, round(n * scale / STRIDE)) * STRIDE for n in (height, width)]
-        return cls(height, width, (rounded[0], rounded[1]))
-
-    def scale(self, xy: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-        """Turn source pixels into input pixels."""
-        return [(x / self.width * self.input_hw[1], y / self.height * self.input_hw[0]) for x, y in xy]
+"""Boxes by which one click comes to mean a whole thing are this much larger, and so many are tried."""
 
 
 @dataclass(eq=False)
@@ -151,7 +125,7 @@ class Tracker:
             image = self._condition(features, track, prompt.frame, reverse)
             points = self._points(prompt, before)
             answers = self.network.answer(image, features.fine, points, self._dense(before))
-            decoded = chosen(self.network, image, points, answers)
+            decoded = chosen(self.network, features, image, points, answers)
         memory = memories_of(self.network, features, decoded, prompt.frame, prompted=True)[0]
         if self.official:
             track.fresh[prompt.frame] = (memory, reverse is not None)
@@ -204,18 +178,20 @@ class Tracker:
     def _track(self, frame: int, features: Features, tracks: list[_Track], reverse: bool) -> list[Memory]:
         recollections = [t.bank.recollect(frame, reverse=reverse, reach=self.reach) for t in tracks]
         image = self.network.recall(features, recollections)
-        points, logits = propagated(self.network, features, recollections)
-        answers = self.network.answer(image, features.fine, points, logits)
-        decoded = self.network.choose(answers, ambiguous=points is None, carried=logits)
+        points, carried = propagated(self.network, features, recollections)
+        answers = self.network.answer(image, features.fine, points, with_hints(carried, features, recollections))
+        decoded = self.network.choose(answers, ambiguous=points is None, carried=carried)
         decoded = lost_where_nowhere(decoded, points)
-        memories = memories_of(self.network, features, decoded, frame, carried=logits, prompted=False)
-        memories = hidden_where_unlike(memories, features, recollections, logits)
+        memories = memories_of(self.network, features, decoded, frame, carried=carried, prompted=False)
+        memories = hidden_where_unlike(memories, recollections)
+        memories = with_sharp_edges(memories, features, recollections)
         for i, track in enumerate(tracks):
             correction = track.waiting.pop(frame, None)
             if correction is not None:
                 before = memories[i].low_resolution()
                 points = self._points(correction, before)
-                again = self.network.decode(image[i : i + 1], features.fine, points, self._dense(before))
+                answers = self.network.answer(image[i : i + 1], features.fine, points, self._dense(before))
+                again = chosen(self.network, features, image[i : i + 1], points, answers)
                 memories[i] = memories_of(self.network, features, again, frame, prompted=True)[0]
             track.bank.keep(memories[i], prompted=correction is not None)
         return memories
@@ -238,12 +214,15 @@ class Tracker:
         return input_mask(self.network, self.geometry, mask)
 
 
-def chosen(network: Network, image: Tensor, points: Points, answers: Answers) -> Decoded:
-    """Choose among the answers to prompts; nano takes one click for a whole thing."""
+def chosen(network: Network, features: Features, image: Tensor, points: Points, answers: Answers) -> Decoded:
+    """Choose among the answers to prompts; nano takes one click for a whole thing, and then looks at the edges."""
     decoded = network.choose(answers, ambiguous=points.ambiguous)
-    if points.ambiguous and network.config.is_nano:
-        return grown(network, image, points, decoded, answers.ious[:, 0])
-    return decoded
+    if not network.config.is_nano:
+        return decoded
+    if points.ambiguous:
+        decoded = grown(network, image, points, decoded, answers.ious[:, 0])
+    sharp = [sharpened(mask, features.early, learned(features.early, mask > 0)) for mask in decoded.logits[:, 0]]
+    return replace(decoded, logits=torch.stack(sharp)[:, None])
 
 
 def grown(network: Network, image: Tensor, clicks: Points, decoded: Decoded, ious: Tensor) -> Decoded:
@@ -279,6 +258,14 @@ def propagated(
     return boxes_around(logits), logits
 
 
+def with_hints(carried: Tensor | None, features: Features, recollections: Sequence[Recollection]) -> Tensor | None:
+    """Tell the decoder where each object should be and, around there, what its model thinks of each cell."""
+    if carried is None:
+        return None
+    hints = [hinted(logits, features.early, known.target) for logits, known in zip(carried, recollections, strict=True)]
+    return torch.stack(hints)
+
+
 def lost_where_nowhere(decoded: Decoded, points: Points | None) -> Decoded:
     """Call an object absent where nothing says where to look for it, whatever the decoder says."""
     if points is None:
@@ -288,14 +275,25 @@ def lost_where_nowhere(decoded: Decoded, points: Points | None) -> Decoded:
     return replace(decoded, logits=logits, scores=torch.where(nowhere, -CERTAIN, decoded.scores))
 
 
-def hidden_where_unlike(
-    memories: list[Memory], features: Features, recollections: Sequence[Recollection], carried: Tensor | None
-) -> list[Memory]:
-    """Call an object absent where what was carried does not look like it; it is followed on, in case it was."""
-    if carried is None:
-        return memories
-    known = recognised(features.looks, carried, [r.sightings for r in recollections])
-    return [memory if like else memory.hidden() for memory, like in zip(memories, known, strict=True)]
+def hidden_where_unlike(memories: list[Memory], recollections: Sequence[Recollection]) -> list[Memory]:
+    """Call an object absent where nano found something else."""
+    return [
+        memory if memory.sighting is None or recognised(memory.sighting, known.sightings) else memory.hidden()
+        for memory, known in zip(memories, recollections, strict=True)
+    ]
+
+
+def with_sharp_edges(memories: list[Memory], features: Features, recollections: Sequence[Recollection]) -> list[Memory]:
+    """Put the edges of what is shown where each object's model has them, if it has one.
+
+    What is followed, the sighting, stays as it is: an edge that moved to the wrong place is not where to look next.
+    """
+    return [
+        memory
+        if memory.logits is None
+        else replace(memory, logits=sharpened(memory.logits, features.early, known.target))
+        for memory, known in zip(memories, recollections, strict=True)
+    ]
 
 
 def memories_of(
@@ -323,62 +321,3 @@ def memories_of(
     return [
         Memory(frame, *answer) for answer in zip(filled, scores, ious, decoded.pointers, maps, sightings, strict=True)
     ]
-
-
-def input_mask(network: Network, geometry: Geometry, mask: NDArray[np.bool_]) -> Tensor:
-    """Bring a person's mask `[h, w]` to the network's input size, `[1, 1, 16h, 16w]`, 0 or 1."""
-    picture = torch.from_numpy(np.ascontiguousarray(mask)).to(network.device)[None, None].float()
-    return (resize(picture, geometry.input_hw, antialias=True) >= 0.5).float()
-
-
-def points_of(network: Network, geometry: Geometry, prompt: Prompt, before: Tensor | None) -> Points:
-    """Write clicks and box as points, the box first as the network learned it; `before` are earlier logits."""
-    xy = geometry.scale([(c.x, c.y) for c in prompt.clicks])
-    labels = [POSITIVE if c.positive else NEGATIVE for c in prompt.clicks]
-    corners = None
-    if prompt.box is not None:
-        corners = geometry.scale([(prompt.box.x0, prompt.box.y0), (prompt.box.x1, prompt.box.y1)])
-    elif prompt.is_correction and before is not None and network.config.is_nano:
-        # nano has no memory: told only what the object is not, it would find nothing.
-        corners = _box(without_specks(before[None, None])[0, 0] > 0)
-    if corners is not None:
-        xy, labels = [*corners, *xy], [BOX_TOP_LEFT, BOX_BOTTOM_RIGHT, *labels]
-    device = network.device
-    return Points(
-        torch.tensor([xy], dtype=torch.float32, device=device),
-        torch.tensor([labels], device=device),
-    )
-
-
-def dense(logits: Tensor) -> Tensor:
-    """Turn earlier logits into a dense prompt."""
-    return logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
-
-
-def boxes_around(logits: Tensor, margin: float = BOX_MARGIN) -> Points:
-    """Put a box, slightly larger, around each mask of logits `[b, 1, 4h, 4w]`; padding where there is none."""
-    boxes = [_box(mask[0] > 0, margin) for mask in without_specks(logits)]
-    xy = torch.tensor([box or [(0.0, 0.0), (0.0, 0.0)] for box in boxes], device=logits.device)
-    labels = torch.tensor([(BOX_TOP_LEFT, BOX_BOTTOM_RIGHT) if box else (PADDING, PADDING) for box in boxes])
-    return Points(xy, labels.to(logits.device))
-
-
-def without_specks(logits: Tensor) -> Tensor:
-    """Sink the islands that are as small as holes are, in `[b, 1, 4h, 4w]`; a mask of nothing else keeps them.
-
-    A box around a mask and one far speck would be a prompt for all that lies between the two.
-    """
-    clean = -fill_holes(-logits)
-    return torch.where((clean > 0).flatten(1).any(1)[:, None, None, None], clean, logits)
-
-
-def _box(cells: Tensor, margin: float = BOX_MARGIN) -> list[tuple[float, float]] | None:
-    """Return the corners of a low-resolution mask `[h, w]`, with a margin, in input pixels."""
-    ys, xs = cells.any(1).nonzero(), cells.any(0).nonzero()
-    if not len(ys):
-        return None
-    x0, x1 = 4.0 * xs[0].item(), 4.0 * (xs[-1].item() + 1)
-    y0, y1 = 4.0 * ys[0].item(), 4.0 * (ys[-1].item() + 1)
-    dx, dy = margin * (x1 - x0), margin * (y1 - y0)
-    right, bottom = 4.0 * cells.shape[1], 4.0 * cells.shape[0]
-    return [(max(0.0, x0 - dx), max(0.0, y0 - dy)), (min(right, x1 + dx), min(bottom, y1 + dy))]

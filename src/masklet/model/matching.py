@@ -1,40 +1,52 @@
 """Where things went: masks of remembered frames, carried to a new frame by how alike its places look.
 
 Each place of the new frame takes the mask of the remembered places that look like it, near ones rather than far ones:
-attention with the picture's own features for keys and masks for values (Oh et al., arXiv 1904.00607), without any
-weights. It is what nano has for a memory; `docs/nano.md` says what it gives.
+attention with the picture's own features and colours for keys and masks for values (Oh et al., arXiv 1904.00607),
+without any weights. It is what nano has for a memory; `docs/nano.md` says what it gives.
 """
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-LIKENESS = 40.0
-"""Weight of the cosine between two places' features."""
+from masklet.model.colours import CELL, shared, tints_of
+from masklet.model.target_model import TargetModel
+
+LIKENESS = 55.0
+"""Weight of the cosine between what two places look like."""
+COLOUR = 0.5
+"""Share of colours in what a place looks like; the rest is the trunk's features."""
 UNLIKE = 0.45
-"""A place that looks less than this like every remembered one is taken for something new, and so not the object.
-So is a whole thing whose places do so on the mean."""
+"""A place that looks less than this like every remembered one is taken for something new, and so not the object."""
+SAME = 0.55
+"""A thing that shares less than this of its colours with every remembered look of an object is another one."""
+SMALLER, SHRINKING = 0.15, 0.03
+"""What is smaller must share so much more, times the logarithm of how much smaller: a piece of anything has some of an
+object's colours. Things that go away shrink, in each frame by a logarithm of so much."""
 NEAR, FAR, FRAMES = 1 / 14, 2 / 7, 6
 """How far things move, as a share of the picture's longer side: in up to so many frames, and at most ever."""
+ANYWHERE = math.ceil(FRAMES * FAR / NEAR)
+"""After so many frames they have moved as far as they ever do."""
 RECENT = 3
-"""So many frames just passed are remembered; six find no more (`docs/nano.md`), and take almost twice the time."""
-TRUST = math.log(RECENT)
-"""What a person said of one frame weighs as much as what was found on those: found masks drift."""
+"""So many frames on which it was last present are remembered; six find no more (`docs/nano.md`), and take almost twice
+the time."""
+EMPTY = 2
+"""So many frames just passed are remembered for being without it: what is there instead is not the object."""
+TRUST, LAST_TRUST = math.log(RECENT), 2 * math.log(RECENT)
+"""Logarithm of how much more what a person said of one frame weighs than what was found on another, as found masks
+drift: as much as those of all recent frames. Once the object is lost these are the likeliest to be wrong."""
 SMALL = 40
 """Places of an object of which what was carried counts half as much as what the decoder answers: its edges are blurred
 by about a place, which of a small object is all there is."""
 EDGE = 0.001
 """Carried masks stay this far from 0 and 1, so that their logits are finite."""
-MOST = 0.8
-"""Places with so much of the most that any has of a small object are its own."""
-CELL = 4
-"""A place is so many cells of a mask wide, as logits have a quarter of the input's size and features a sixteenth."""
-ROWS = 512
-"""Places of the new frame that are compared at a time, which bounds the memory that is needed."""
+ROWS = 128
+"""Places of the new frame that are compared at a time: what is computed of them stays in the processor's cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,19 +54,34 @@ class Sighting:
     """An object on a remembered frame."""
 
     looks: Tensor
-    """`[h*w, 256]`, from `looks_of`; shared by all objects of the frame."""
+    """`[h*w, 288]`, from `looks_of`; shared by all objects of the frame."""
     cover: Tensor
     """`[h*w, 16]`, 0..1: of each place the cells that are the object."""
-    prompted: bool = False
-    """Whether a person said so."""
-    present: bool = True
-    """False where the object was said to be absent, and only what was carried was followed on."""
+    palette: Tensor | None
+    """`[864]`, the object's colours; None where it is absent."""
+    target: TargetModel | None = None
+    """What was learned of it where a person showed it; None elsewhere."""
+    trust: float = 0.0
+    """Logarithm of what it weighs."""
+
+    @cached_property
+    def size(self) -> float:
+        """Cells that it covers."""
+        return float(self.cover.sum())
+
+    def without(self) -> "Sighting":
+        """Return the same frame without the object."""
+        return replace(self, cover=torch.zeros_like(self.cover), palette=None, target=None)
 
 
-def looks_of(image: Tensor) -> Tensor:
-    """Return what tells the places of features `[1, 256, h, w]` apart: unit vectors around their common mean."""
+def looks_of(image: Tensor, colours: Tensor) -> Tensor:
+    """Return what tells the places of a picture apart, `[h*w, 288]`: unit vectors.
+
+    Features `[1, 256, h, w]` and colours `[3, 4h, 4w]`, each around their common mean.
+    """
     places = image[0].float().flatten(1).T
-    return functional.normalize(places - places.mean(0), dim=-1)
+    features = functional.normalize(places - places.mean(0), dim=1)
+    return torch.cat((math.sqrt(1 - COLOUR) * features, math.sqrt(COLOUR) * tints_of(colours)), dim=1)
 
 
 def cover_of(probability: Tensor) -> Tensor:
@@ -78,7 +105,7 @@ def carry(looks: Tensor, size_hw: tuple[int, int], remembered: Sequence[Sequence
         covers = [torch.cat([sighting.cover for sighting, _ in remembered[row]]) for row in rows]
         values = torch.cat(covers, dim=1)  # [k*h*w, 16*rows]
         spreads = [min(FAR, NEAR * max(1.0, distance / FRAMES)) for _, distance in sightings]
-        trusts = [TRUST if sighting.prompted else 0.0 for sighting, _ in sightings]
+        trusts = [sighting.trust for sighting, _ in sightings]
         for at in torch.arange(len(looks), device=looks.device).split(ROWS):
             moved = torch.cat(
                 [farness[at] / spread**2 - trust for spread, trust in zip(spreads, trusts, strict=True)], dim=1
@@ -98,36 +125,27 @@ def evidence(carried: Tensor) -> Tensor:
     return carried * places / (places + SMALL)
 
 
-def recognised(looks: Tensor, carried: Tensor, remembered: Sequence[Sequence[tuple[Sighting, int]]]) -> list[bool]:
-    """Tell of each object whether what was carried, logits `[b, 1, 4h, 4w]`, looks like it.
+def recognised(found: Sighting, remembered: Sequence[tuple[Sighting, int]]) -> bool:
+    """Tell whether something is the object, by its colours and size on any of the frames on which that is remembered.
 
-    Something is carried to a look-alike, or to what hides the object, as well: there its own places are not found
-    again. They are looked for of every remembered sighting on which it was present, and the best one counts.
+    Masks are carried to what hides an object, or to another one like it, as well.
     """
-    places = [_body(cover) for cover in cover_of(carried.sigmoid())]
-    return [
-        any(_found_again(looks[inside], sighting) >= UNLIKE for sighting, _ in sightings if sighting.present)
-        for inside, sightings in zip(places, remembered, strict=True)
-    ]
+    return any(_likeness(found, known, distance) >= SAME for known, distance in remembered)
 
 
-def _found_again(looks: Tensor, sighting: Sighting) -> float:
-    """Return how much each place of a remembered object looks like the most alike of some `[n, 256]`, on the mean."""
-    body = sighting.looks[_body(sighting.cover)]
-    return float((body @ looks.T).amax(dim=1).mean())
-
-
-def _body(cover: Tensor) -> Tensor:
-    """Tell which places are mostly the object, `[h*w]`; of one smaller than a place, where most of it is."""
-    share = cover.mean(dim=1)
-    return share >= (MOST * share.amax()).clamp(max=0.5)
+def _likeness(found: Sighting, known: Sighting, distance: int) -> float:
+    if found.palette is None or known.palette is None:
+        return 0.0
+    shrunk = math.log(max(known.size, 1.0) / max(found.size, 1.0)) - SHRINKING * distance
+    return shared(found.palette, known.palette) - SMALLER * max(0.0, shrunk)
 
 
 def _alike(remembered: Sequence[Sequence[tuple[Sighting, int]]]) -> Iterable[list[int]]:
-    """Yield the rows that remember the same frames, and of each the same kind of mask."""
-    groups: dict[tuple[tuple[int, bool], ...], list[int]] = {}
+    """Yield the rows that remember the same frames, equally far away, and trust them as much."""
+    groups: dict[tuple[tuple[int, int, float], ...], list[int]] = {}
     for row, sightings in enumerate(remembered):
-        groups.setdefault(tuple((id(sighting.looks), sighting.prompted) for sighting, _ in sightings), []).append(row)
+        frames = tuple((id(sighting.looks), distance, sighting.trust) for sighting, distance in sightings)
+        groups.setdefault(frames, []).append(row)
     return groups.values()
 
 

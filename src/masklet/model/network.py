@@ -12,16 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from masklet.model.colours import CELL, colours_of, palettes_of
 from masklet.model.config import HieraConfig, ModelConfig
 from masklet.model.hiera import Hiera
 from masklet.model.layers import MLP, resize
 from masklet.model.mask_decoder import Answers, MaskDecoder, stable
-from masklet.model.matching import Sighting, carry, cover_of, evidence, looks_of
+from masklet.model.matching import TRUST, Sighting, carry, cover_of, evidence, looks_of
 from masklet.model.memory_attention import MemoryAttention, Tokens
 from masklet.model.memory_encoder import MemoryEncoder
 from masklet.model.neck import FpnNeck
 from masklet.model.position import sine_map, sine_times
 from masklet.model.prompt_encoder import PADDING, PromptEncoder
+from masklet.model.target_model import TargetModel, learned
 from masklet.model.tiny_vit import PlainNeck, TinyViT
 
 WIDTH = 256
@@ -37,6 +39,8 @@ PLAUSIBLE = 0.15
 """So much below the best reading's predicted IoU another is still considered."""
 CERTAIN = 10.0
 """Logit of a mask that a person gave."""
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's, of red, green and blue."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +51,10 @@ class Features:
     """`[1, 256, h, w]`, stride 16."""
     fine: tuple[Tensor, Tensor] | None
     """`[1, 32, 4h, 4w]` and `[1, 64, 2h, 2w]`; None for nano."""
+    colours: Tensor
+    """`[3, 4h, 4w]`, 0..1, from `colours_of`."""
+    early: Tensor
+    """`[c, 4h, 4w]`, what the trunk sees at stride 4: 64 channels for nano, 32 for the others, which do without."""
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -54,8 +62,8 @@ class Features:
 
     @cached_property
     def looks(self) -> Tensor:
-        """What tells its places apart, `[h*w, 256]`; no gradients."""
-        return looks_of(self.image.detach())
+        """What tells its places apart, `[h*w, 288]`; no gradients."""
+        return looks_of(self.image.detach(), self.colours)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +93,11 @@ class Recollection:
     """The distance that codes as one: `min(frames in the video, 16) - 1`."""
     sightings: Sequence[tuple[Sighting, int]] = ()
     """Nano only, each with its distance in frames."""
+
+    @property
+    def target(self) -> TargetModel | None:
+        """What was learned of the object where a person showed it; nano only."""
+        return next((sighting.target for sighting, _ in self.sightings if sighting.target is not None), None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,10 +164,13 @@ class Network(nn.Module):
     def see(self, pixels: Tensor) -> Features:
         """Encode one normalised picture `[1, 3, h, w]`; sides are multiples of 32 (nano: 16)."""
         neck, decoder = self.image_encoder.neck, self.sam_mask_decoder
-        maps = self.image_encoder.trunk(pixels.to(self.dtype))
+        trunk, seen = self.image_encoder.trunk, pixels.to(self.dtype)
+        colours = colours_of(coloured(functional.avg_pool2d(pixels.float(), CELL)))
         if isinstance(neck, FpnNeck):
-            return Features(*neck(maps, (decoder.conv_s0, decoder.conv_s1)))
-        return Features(neck(maps), None)
+            image, fine = neck(trunk(seen), (decoder.conv_s0, decoder.conv_s1))
+            return Features(image, fine, colours, fine[0][0])
+        early, deep = trunk(seen)
+        return Features(neck(deep), None, colours, early[0])
 
     def recall(self, features: Features, recollections: Sequence[Recollection]) -> Tensor:
         """Condition a picture on what each object remembers, `[b, 256, h, w]`.
@@ -251,14 +267,18 @@ class Network(nn.Module):
         """Note how the objects of masks `[b, 1, 4h, 4w]` with occlusion scores `[b]` look; nano only.
 
         A prompted mask is noted as the person saw it. A tracked one is believed by half, and what was carried to its
-        frame by the other half, so that one wrong answer is not the next frame's truth.
+        frame by the other half, so that one wrong answer is not the next frame's truth. Of an absent one the frame is
+        noted without it.
         """
-        mask = (logits > 0).float() if carried is None else (logits.sigmoid() + carried.sigmoid()) / 2
-        covers = cover_of(mask.detach().float())
-        return [
-            Sighting(features.looks, cover, prompted=carried is None, present=score > 0)
-            for cover, score in zip(covers, scores.tolist(), strict=True)
-        ]
+        inside = logits[:, 0] > 0
+        mask = inside[:, None].float() if carried is None else (logits.sigmoid() + carried.sigmoid()) / 2
+        covers, palettes = cover_of(mask.detach().float()), palettes_of(features.colours, inside)
+        if carried is None:
+            targets = [learned(features.early, one) for one in inside]
+            seen = [Sighting(features.looks, *one, TRUST) for one in zip(covers, palettes, targets, strict=True)]
+        else:
+            seen = [Sighting(features.looks, *one) for one in zip(covers, palettes, strict=True)]
+        return [one if score > 0 else one.without() for one, score in zip(seen, scores.tolist(), strict=True)]
 
     def _answers(
         self, image: Tensor, fine: tuple[Tensor, Tensor] | None, points: Points | None, logits: Tensor | None
@@ -322,9 +342,19 @@ def _nearest(answers: Answers, carried: Tensor) -> Tensor:
 
 def normalise(pixels: Tensor, *, size_hw: tuple[int, int]) -> Tensor:
     """Turn an 8-bit picture `[h, w, 3]` into network input `[1, 3, *size_hw]`, by ImageNet's mean and deviation."""
-    mean = torch.tensor([0.485, 0.456, 0.406], device=pixels.device).view(3, 1, 1)
-    deviation = torch.tensor([0.229, 0.224, 0.225], device=pixels.device).view(3, 1, 1)
     picture = pixels.permute(2, 0, 1)[None].float() / 255
     shrinks = size_hw[0] < picture.shape[2] or size_hw[1] < picture.shape[3]
     picture = functional.interpolate(picture, size_hw, mode="bilinear", align_corners=False, antialias=shrinks)
+    mean, deviation = _statistics(picture)
     return (picture - mean) / deviation
+
+
+def coloured(picture: Tensor) -> Tensor:
+    """Turn network input `[1, 3, h, w]` back into red, green and blue, 0..1."""
+    mean, deviation = _statistics(picture)
+    return picture * deviation + mean
+
+
+def _statistics(picture: Tensor) -> tuple[Tensor, Tensor]:
+    mean, deviation = (picture.new_tensor(of).view(3, 1, 1) for of in (MEAN, DEVIATION))
+    return mean, deviation

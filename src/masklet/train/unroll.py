@@ -1,7 +1,7 @@
 """A clip through the network by the tracker's own rules, with gradients.
 
 What is remembered, recalled and propagated is decided by the same functions as in `masklet.tracker`; with gradients off
-the answers are the tracker's to 1e-4, which a test holds. Gradients flow through memories; propagated prompts, earlier
+the answers are the tracker's to 1e-3, which a test holds. Gradients flow through memories; propagated prompts, earlier
 logits and corrective clicks carry none.
 """
 
@@ -13,21 +13,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from masklet.inputs import Geometry, boxes_around, dense, input_mask, points_of
 from masklet.memory import Memory, MemoryBank, reach_of
 from masklet.model.mask_decoder import Answers
 from masklet.model.network import Decoded, Features, Network, Points, Recollection, normalise
 from masklet.prompts import Prompt
 from masklet.tracker import (
-    Geometry,
-    boxes_around,
     chosen,
-    dense,
     hidden_where_unlike,
-    input_mask,
     lost_where_nowhere,
     memories_of,
-    points_of,
     propagated,
+    with_hints,
+    with_sharp_edges,
 )
 from masklet.train.clips import Clip
 from masklet.train.losses import Judged, Truth, Verdict, judge
@@ -132,13 +130,15 @@ class _Run:
         with torch.no_grad(), torch.autocast(self.network.device.type, enabled=False):
             boxes, carried = propagated(self.network, self.features, recollections)
         points, logits = self._disturbed(boxes, carried)
-        answers = self.network.answer(self.image, self.features.fine, points, logits)
+        hints = with_hints(logits, self.features, recollections)
+        answers = self.network.answer(self.image, self.features.fine, points, hints)
         decoded = lost_where_nowhere(self.network.choose(answers, ambiguous=points is None, carried=carried), points)
         rows = self._within_reach(points)
         if rows:
             self._judge(rows, _some(answers, rows), decoded.logits[rows], "three" if points is None else "all", "track")
-        followed = memories_of(self.network, self.features, decoded, frame, prompted=False, carried=carried)
-        self.now = hidden_where_unlike(followed, self.features, recollections, carried)
+        memories = memories_of(self.network, self.features, decoded, frame, prompted=False, carried=carried)
+        memories = hidden_where_unlike(memories, recollections)
+        self.now = with_sharp_edges(memories, self.features, recollections)
         for bank, memory in zip(self.banks, self.now, strict=True):
             bank.keep(memory, prompted=False)
 
@@ -181,7 +181,7 @@ class _Run:
         """Put prompts of one shape to the decoder; their frame conditions the others from now on."""
         image = self.image[list(rows)]
         answers = self.network.answer(image, self.features.fine, points, logits)
-        decoded = chosen(self.network, image, points, answers)
+        decoded = chosen(self.network, self.features, image, points, answers)
         self._judge(rows, answers, decoded.logits, "three" if points.ambiguous else "one", asked)
         self._remember(rows, decoded)
 
