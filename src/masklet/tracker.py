@@ -119,13 +119,10 @@ class Tracker:
             return None
         track.given.pop(prompt.frame, None)
         if prompt.mask is not None:
-            decoded = self.network.adopt(features, self._input_mask(prompt.mask))
+            decoded = self.network.adopt(features, input_mask(self.network, self.geometry, prompt.mask))
             track.given[prompt.frame] = prompt.mask
         else:
-            image = self._condition(features, track, prompt.frame, reverse)
-            points = self._points(prompt, before)
-            answers = self.network.answer(image, features.fine, points, self._dense(before))
-            decoded = chosen(self.network, features, image, points, answers)
+            decoded = self._ask(features, self._condition(features, track, prompt.frame, reverse), prompt, before)
         memory = memories_of(self.network, features, decoded, prompt.frame, prompted=True)[0]
         if self.official:
             track.fresh[prompt.frame] = (memory, reverse is not None)
@@ -188,10 +185,7 @@ class Tracker:
         for i, track in enumerate(tracks):
             correction = track.waiting.pop(frame, None)
             if correction is not None:
-                before = memories[i].low_resolution()
-                points = self._points(correction, before)
-                answers = self.network.answer(image[i : i + 1], features.fine, points, self._dense(before))
-                again = chosen(self.network, features, image[i : i + 1], points, answers)
+                again = self._ask(features, image[i : i + 1], correction, memories[i].low_resolution())
                 memories[i] = memories_of(self.network, features, again, frame, prompted=True)[0]
             track.bank.keep(memories[i], prompted=correction is not None)
         return memories
@@ -202,16 +196,13 @@ class Tracker:
             return self.network.recall(features, [Recollection((), (), self.reach)])
         return self.network.recall(features, [track.bank.recollect(frame, reverse=reverse, reach=self.reach)])
 
-    def _points(self, prompt: Prompt, before: NDArray[np.float32] | None) -> Points:
+    def _ask(self, features: Features, image: Tensor, prompt: Prompt, before: NDArray[np.float32] | None) -> Decoded:
+        """Answer clicks or a box on a conditioned picture; `before` are the frame's earlier logits, `[4h, 4w]`."""
         earlier = None if before is None else torch.from_numpy(before)
-        return points_of(self.network, self.geometry, prompt, earlier)
-
-    def _dense(self, logits: NDArray[np.float32] | None) -> Tensor | None:
-        """Turn earlier logits into a dense prompt."""
-        return None if logits is None else dense(torch.from_numpy(logits).to(self.network.device)[None, None])
-
-    def _input_mask(self, mask: NDArray[np.bool_]) -> Tensor:
-        return input_mask(self.network, self.geometry, mask)
+        points = points_of(self.network, self.geometry, prompt, earlier)
+        logits = None if earlier is None else dense(earlier.to(self.network.device)[None, None])
+        answers = self.network.answer(image, features.fine, points, logits)
+        return chosen(self.network, features, image, points, answers)
 
 
 def chosen(network: Network, features: Features, image: Tensor, points: Points, answers: Answers) -> Decoded:

@@ -273,11 +273,9 @@ class Network(nn.Module):
         inside = logits[:, 0] > 0
         mask = inside[:, None].float() if carried is None else (logits.sigmoid() + carried.sigmoid()) / 2
         covers, palettes = cover_of(mask.detach().float()), palettes_of(features.colours, inside)
-        if carried is None:
-            targets = [learned(features.early, one) for one in inside]
-            seen = [Sighting(features.looks, *one, TRUST) for one in zip(covers, palettes, targets, strict=True)]
-        else:
-            seen = [Sighting(features.looks, *one) for one in zip(covers, palettes, strict=True)]
+        targets = [learned(features.early, one) if carried is None else None for one in inside]
+        trust = TRUST if carried is None else 0.0
+        seen = [Sighting(features.looks, *one, trust) for one in zip(covers, palettes, targets, strict=True)]
         return [one if score > 0 else one.without() for one, score in zip(seen, scores.tolist(), strict=True)]
 
     def _answers(

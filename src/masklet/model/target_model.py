@@ -34,8 +34,8 @@ class TargetModel:
     """`[]`."""
 
     def odds(self, early: Tensor) -> Tensor:
-        """Judge each cell of what the first stage sees, `[64, 4h, 4w]`, as log odds `[4h, 4w]`, within `SURE`."""
-        return (torch.einsum("chw,c->hw", early.float(), self.weights) + self.bias).clamp(-SURE, SURE)
+        """Return log odds `[4h, 4w]` within `SURE` of what the first stage sees, `[64, 4h, 4w]`; no gradients."""
+        return (torch.einsum("chw,c->hw", early.detach().float(), self.weights) + self.bias).clamp(-SURE, SURE)
 
 
 @torch.no_grad()
@@ -64,14 +64,14 @@ def sharpened(logits: Tensor, early: Tensor, target: TargetModel | None) -> Tens
         return logits
     inside = logits > 0
     edge = _spread(inside, EDGE) & _spread(~inside, EDGE)
-    return torch.where(edge, logits.clamp(-LIMIT, LIMIT) + WEIGHT * target.odds(early.detach()), logits)
+    return torch.where(edge, logits.clamp(-LIMIT, LIMIT) + WEIGHT * target.odds(early), logits)
 
 
 def hinted(logits: Tensor, early: Tensor, target: TargetModel | None) -> Tensor:
     """Add what its model thinks of the cells in and around a mask to its logits `[..., 4h, 4w]`, for the decoder."""
     if target is None:
         return logits
-    return torch.where(_spread(logits > 0, REACH), logits + target.odds(early.detach()), logits)
+    return torch.where(_spread(logits > 0, REACH), logits + target.odds(early), logits)
 
 
 def _fitted(known: Tensor, inside: Tensor, shares: Tensor) -> Tensor:
