@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PATIENCE_S = 600
+"""For what takes a second where nothing else runs: other work may hold every core, and a machine may stall."""
 DROP_PRIVILEGES = """
 import ctypes
 if os.geteuid() == 0:  # without CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH even root needs permissions

@@ -4,6 +4,7 @@ import time
 from fractions import Fraction
 
 import numpy as np
+from shell import PATIENCE_S
 
 from masklet.jobs import NewPrediction
 from masklet.video import VideoWriter, open_video
@@ -11,8 +12,6 @@ from masklet.video import VideoWriter, open_video
 HEIGHT, WIDTH, FRAMES = 48, 64, 6
 RED, BLUE = (230, 40, 40), (40, 60, 230)
 ON_RED, ON_BLUE, ON_GROUND = "[14,14]", "[50,40]", "[32,44]"
-PATIENCE_S = 600.0
-"""For what takes a second where nothing else runs: other work may hold every core."""
 
 
 def picture(frame):

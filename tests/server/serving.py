@@ -16,6 +16,7 @@ from threading import Thread
 
 import httpx
 import numpy as np
+from shell import PATIENCE_S
 
 from masklet.video import VideoWriter, open_video
 
@@ -28,7 +29,6 @@ CLICK = {"click_coordinates": "[10,20]", "click_object_ids": "square"}
 HOSTED = "33432afdfc06a10da6b4018932893d39b0159f838b6d11dd1236dff85cc5ec1d"
 MODEL = f"meta/sam-2-video:{HOSTED}"
 TOKEN = "alice-0123456789abcdef"
-PATIENCE_S = 600
 
 
 def square_at(frame):

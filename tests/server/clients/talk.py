@@ -6,11 +6,12 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from shell import PATIENCE_S
+
 from server.clients.environments import node_with, python_with
 from server.serving import CERT
 
 HERE = Path(__file__).parent
-PATIENCE_S = 600
 CLIENTS = ("python1", "python2", "javascript")
 
 
