@@ -200,9 +200,12 @@ class Tracker:
         """Answer clicks or a box on a conditioned picture; `before` are the frame's earlier logits, `[4h, 4w]`."""
         earlier = None if before is None else torch.from_numpy(before)
         points = points_of(self.network, self.geometry, prompt, earlier)
-        logits = None if earlier is None else dense(earlier.to(self.network.device)[None, None])
-        answers = self.network.answer(image, features.fine, points, logits)
+        answers = self.network.answer(image, features.fine, points, self._dense(before))
         return chosen(self.network, features, image, points, answers)
+
+    def _dense(self, logits: NDArray[np.float32] | None) -> Tensor | None:
+        """Turn earlier logits into a dense prompt."""
+        return None if logits is None else dense(torch.from_numpy(logits).to(self.network.device)[None, None])
 
 
 def chosen(network: Network, features: Features, image: Tensor, points: Points, answers: Answers) -> Decoded:
