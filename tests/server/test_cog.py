@@ -16,6 +16,7 @@ from threading import Thread
 import httpx
 import pytest
 import yaml
+from shell import PATIENCE_S
 
 from masklet.request import options
 from masklet.server.catalog import inputs
@@ -24,7 +25,6 @@ from server.clients.environments import python_with
 from server.serving import (
     CLICK,
     FRAMES,
-    PATIENCE_S,
     TOKEN,
     serving,
     wait_until,
