@@ -205,7 +205,8 @@ def prepare(
     if recipe != "finetune" and not network.config.is_nano:
         raise BadWeights(f"recipe {recipe} is for nano, but {model} is another model: use --recipe finetune")
     if network.config.is_nano:
-        _doubt(network)
+        if "score" in chosen.rates:
+            _doubt(network)
         if "memory" in chosen.rates and not network.config.remembers:
             _begin_to_remember(network, seed)
     return Run(

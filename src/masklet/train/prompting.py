@@ -1,4 +1,4 @@
-"""A person who knows the truth: what they say first, how they correct, and how propagated prompts go wrong.
+"""A person who knows the truth: what they say first, and how they correct.
 
 As the SAM 2 paper simulates them (section 5.1, appendix D.2): a mask half of the time, else a box or a click; boxes a
 little off; corrective clicks anywhere in what is wrong.
@@ -11,13 +11,10 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn import functional
 
 from masklet.masks import box_of
 from masklet.metrics import deepest
-from masklet.model.network import Points
-from masklet.model.prompt_encoder import PADDING
 from masklet.prompts import Box, Click, Prompt
 from masklet.train.clips import Clip
 
@@ -131,75 +128,3 @@ def shrunk(mask: NDArray[np.bool_], size_hw: tuple[int, int]) -> NDArray[np.bool
     cells = functional.interpolate(flat, size_hw, mode="area")[:, 0] >= 0.5
     small: NDArray[np.bool_] = cells.numpy().reshape(*mask.shape[:-2], *size_hw)
     return small
-
-
-DISTURBED = 0.3
-"""Share of propagated masks that are made worse, so that the decoder learns to correct them and not to copy."""
-BOX_JITTER = 0.04
-"""Standard deviation of a propagated box's corners, as a share of its sides."""
-MOST_SHIFT, MOST_GROWTH = 0.1, 0.12
-"""Of the object's size: how far a disturbed mask may lie away, and by how much grow or shrink on each side."""
-SURE = 8.0
-"""Logit of what is added to a mask, or taken away from it."""
-
-
-def disturb(logits: Tensor, rng: np.random.Generator) -> Tensor:
-    """Make some of the last masks `[b, 1, 4h, 4w]` wrong as tracking makes them: late, grown, shrunk, holed, leaked."""
-    changes = (_shift, _grow, _hole, _leak)
-    done = []
-    for one in logits:
-        box = box_of((one[0] > 0).numpy(force=True))
-        if box is not None and rng.random() < DISTURBED:
-            one = changes[rng.integers(len(changes))](one, box, rng)
-        done.append(one)
-    return torch.stack(done)
-
-
-def jitter(boxes: Points, rng: np.random.Generator) -> Points:
-    """Move the corners of propagated boxes a little."""
-    sides = (boxes.xy[:, 1] - boxes.xy[:, 0])[:, None]  # [b, 1, 2]
-    noise = torch.from_numpy(rng.normal(0, BOX_JITTER, boxes.xy.shape)).to(sides)
-    boxed = (boxes.labels != PADDING)[..., None]
-    return Points(torch.where(boxed, (boxes.xy + noise * sides).clamp(min=0), boxes.xy), boxes.labels)
-
-
-Cells = tuple[int, int, int, int]
-
-
-def _size(box: Cells) -> float:
-    return float(np.sqrt((box[2] - box[0]) * (box[3] - box[1])))
-
-
-def _shift(logits: Tensor, box: Cells, rng: np.random.Generator) -> Tensor:
-    dy, dx = (round(v) for v in rng.uniform(-MOST_SHIFT, MOST_SHIFT, 2) * (box[3] - box[1], box[2] - box[0]))
-    height, width = logits.shape[-2:]
-    padded = functional.pad(logits, (max(dx, 0), max(-dx, 0), max(dy, 0), max(-dy, 0)), value=-SURE)
-    return padded[:, max(-dy, 0) : max(-dy, 0) + height, max(-dx, 0) : max(-dx, 0) + width]
-
-
-def _grow(logits: Tensor, box: Cells, rng: np.random.Generator) -> Tensor:
-    radius = max(1, round(rng.uniform(0, MOST_GROWTH) * _size(box)))
-    sign = 1 if rng.random() < 0.5 else -1
-    return sign * functional.max_pool2d(sign * logits, 2 * radius + 1, stride=1, padding=radius)
-
-
-def _hole(logits: Tensor, box: Cells, rng: np.random.Generator) -> Tensor:
-    """Take an ellipse away, somewhere on the object's box."""
-    x, y = rng.uniform(box[0], box[2]), rng.uniform(box[1], box[3])
-    within = _ellipse(logits, (x, y), 0.35 * _size(box), rng)
-    return torch.where(within, logits.clamp(max=-SURE), logits)
-
-
-def _leak(logits: Tensor, box: Cells, rng: np.random.Generator) -> Tensor:
-    """Add an ellipse, somewhere around the object."""
-    x, y = rng.uniform(2 * box[0] - box[2], 2 * box[2] - box[0]), rng.uniform(2 * box[1] - box[3], 2 * box[3] - box[1])
-    within = _ellipse(logits, (x, y), 0.35 * _size(box), rng)
-    return torch.where(within, logits.clamp(min=SURE), logits)
-
-
-def _ellipse(logits: Tensor, middle_xy: tuple[float, float], most: float, rng: np.random.Generator) -> Tensor:
-    radii = rng.uniform(0.3, 1, 2) * max(2.0, most)
-    y = torch.arange(logits.shape[-2], device=logits.device)[:, None]
-    x = torch.arange(logits.shape[-1], device=logits.device)
-    inside: Tensor = ((x - middle_xy[0]) / radii[0]) ** 2 + ((y - middle_xy[1]) / radii[1]) ** 2 < 1
-    return inside

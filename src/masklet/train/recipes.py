@@ -8,15 +8,16 @@ from torch import nn
 
 from masklet.model.network import Network
 
-Group = Literal["decoder", "neck", "memory", "trunk"]
+Group = Literal["decoder", "score", "neck", "memory", "trunk"]
 
 GROUPS: Mapping[Group, tuple[str, ...]] = {
     "decoder": ("sam_mask_decoder.", "sam_prompt_encoder."),
+    "score": ("sam_mask_decoder.pred_obj_score_head.",),
     "neck": ("image_encoder.neck.",),
     "memory": ("memory_", "maskmem_", "mask_downsample.", "obj_ptr_", "no_mem_", "no_obj_"),
     "trunk": ("image_encoder.trunk.",),
 }
-"""Beginnings of the names of each group's parameters; together they are all."""
+"""Beginnings of the names of each group's parameters; together they are all, and the longest that fits counts."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,18 @@ class Recipe:
 RECIPES: Mapping[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        Recipe("nano", {"decoder": 1e-4, "neck": 5e-5}, long_sides_px=(512, 640, 768)),
-        Recipe("nano-trunk", {"decoder": 5e-5, "neck": 5e-5, "trunk": 1e-5}, long_sides_px=(512, 640, 768), steps=8000),
-        Recipe("nano-memory", {"decoder": 2e-5, "memory": 3e-4}, long_sides_px=(352, 448), frames=6, picture_share=0.1),
-        Recipe("finetune", {"decoder": 1e-5, "neck": 1e-5, "memory": 1e-5}, frames=4, objects=2, steps=1000),
+        Recipe("nano", {"decoder": 1e-5}, frames=5, clips=1, picture_share=0.2),
+        Recipe(
+            "nano-trunk", {"decoder": 5e-5, "score": 5e-5, "neck": 5e-5, "trunk": 1e-5}, (512, 640, 768), steps=8000
+        ),
+        Recipe(
+            "nano-memory",
+            {"decoder": 2e-5, "score": 2e-5, "memory": 3e-4},
+            long_sides_px=(352, 448),
+            frames=6,
+            picture_share=0.1,
+        ),
+        Recipe("finetune", {"decoder": 1e-5, "score": 1e-5, "neck": 1e-5, "memory": 1e-5}, objects=2, steps=1000),
     )
 }
 
@@ -67,4 +76,9 @@ class Limits:
 
 def members_of(network: Network, group: Group) -> list[tuple[str, nn.Parameter]]:
     """Return the named parameters of a group."""
-    return [(name, p) for name, p in network.named_parameters() if name.startswith(GROUPS[group])]
+    return [(name, p) for name, p in network.named_parameters() if _group_of(name) == group]
+
+
+def _group_of(name: str) -> Group:
+    fitting = [(len(start), group) for group, starts in GROUPS.items() for start in starts if name.startswith(start)]
+    return max(fitting)[1]

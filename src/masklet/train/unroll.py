@@ -6,16 +6,17 @@ logits and corrective clicks carry none.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masklet.inputs import Geometry, boxes_around, dense, input_mask, points_of
+from masklet.inputs import Geometry, dense, input_mask, points_of
 from masklet.memory import Memory, MemoryBank, reach_of
 from masklet.model.mask_decoder import Answers
+from masklet.model.matching import evidence
 from masklet.model.network import Decoded, Features, Network, Points, Recollection, normalise
 from masklet.prompts import Prompt
 from masklet.tracker import (
@@ -29,7 +30,7 @@ from masklet.tracker import (
 )
 from masklet.train.clips import Clip
 from masklet.train.losses import Judged, Truth, Verdict, judge
-from masklet.train.prompting import Person, disturb, jitter, shrunk
+from masklet.train.prompting import Person, shrunk
 
 LONG = reach_of(None)
 """Object pointers are timed as in a long video, whatever the length of the clip."""
@@ -59,13 +60,12 @@ class Unrolled:
     """For each frame and object, what was kept."""
 
 
-def unroll(network: Network, clip: Clip, person: Person, *, start: int = 0, disturbed: bool = True) -> Unrolled:
+def unroll(network: Network, clip: Clip, person: Person, *, start: int = 0) -> Unrolled:
     """Prompt every object on the first frame, track them through the clip, let the person correct.
 
     `start` frames are taken to lie between the first frame and the second, as if tracking began far from the prompt.
-    `disturbed` makes nano's propagated prompts worse, as `prompting.disturb` says.
     """
-    run = _Run(network, clip, person, disturbed)
+    run = _Run(network, clip, person)
     for i in range(len(clip.frames)):
         run.see(i)
         if i == 0:
@@ -81,9 +81,9 @@ def unroll(network: Network, clip: Clip, person: Person, *, start: int = 0, dist
 class _Run:
     """One clip on its way."""
 
-    def __init__(self, network: Network, clip: Clip, person: Person, disturbed: bool) -> None:
+    def __init__(self, network: Network, clip: Clip, person: Person) -> None:
         height, width = clip.frames.shape[1:3]
-        self.network, self.clip, self.person, self.disturbed = network, clip, person, disturbed
+        self.network, self.clip, self.person = network, clip, person
         self.geometry = Geometry.of(network, height=height, width=width)
         self.banks = [MemoryBank() for _ in range(clip.masks.shape[1])]
         self.rows = tuple(range(len(self.banks)))
@@ -128,14 +128,14 @@ class _Run:
         recollections = [bank.recollect(frame, reverse=False, reach=LONG) for bank in self.banks]
         self.image = self.network.recall(self.features, recollections)
         with torch.no_grad(), torch.autocast(self.network.device.type, enabled=False):
-            boxes, carried = propagated(self.network, self.features, recollections)
-        points, logits = self._disturbed(boxes, carried)
-        hints = with_hints(logits, self.features, recollections)
+            points, carried = propagated(self.network, self.features, recollections)
+        hints = with_hints(carried, self.features, recollections)
         answers = self.network.answer(self.image, self.features.fine, points, hints)
         decoded = lost_where_nowhere(self.network.choose(answers, ambiguous=points is None, carried=carried), points)
         rows = self._within_reach(points)
         if rows:
-            self._judge(rows, _some(answers, rows), decoded.logits[rows], "three" if points is None else "all", "track")
+            shown = answers if carried is None else replace(answers, logits=answers.logits + evidence(carried))
+            self._judge(rows, _some(shown, rows), decoded.logits[rows], "three" if points is None else "all", "track")
         memories = memories_of(self.network, self.features, decoded, frame, prompted=False, carried=carried)
         memories = hidden_where_unlike(memories, recollections)
         self.now = with_sharp_edges(memories, self.features, recollections)
@@ -169,13 +169,6 @@ class _Run:
             if not mask.any() or mask[low[1] : high[1], low[0] : high[0]].any():
                 within.append(row)
         return within
-
-    def _disturbed(self, points: Points | None, logits: Tensor | None) -> tuple[Points | None, Tensor | None]:
-        """Make what was carried worse, sometimes."""
-        if points is None or logits is None or not self.disturbed:
-            return points, logits
-        worse = disturb(logits, self.person.rng)
-        return jitter(boxes_around(worse), self.person.rng), worse
 
     def _ask(self, rows: Sequence[int], points: Points, logits: Tensor | None, *, asked: str) -> None:
         """Put prompts of one shape to the decoder; their frame conditions the others from now on."""
