@@ -226,9 +226,7 @@ class Network(nn.Module):
         # The pointer of an unambiguous prompt comes from token 0 even where its mask was unstable.
         token = answers.tokens[rows, best if ambiguous else torch.zeros_like(best)]
         present = answers.scores > 0
-        logits = answers.logits[rows, chosen][:, None]
-        if carried is not None:
-            logits = logits + evidence(carried)
+        logits = with_evidence(answers, carried).logits[rows, chosen][:, None]
         return Decoded(
             torch.where(present[:, :, None, None], logits, ABSENT),
             answers.ious[rows, chosen],
@@ -318,6 +316,11 @@ class Network(nn.Module):
         distances = torch.tensor([float(d) for _, d in recollection.pointers], device=self.device)
         codes: Tensor = self.obj_ptr_tpos_proj(sine_times(distances / recollection.reach, WIDTH).to(self.dtype))
         return codes
+
+
+def with_evidence(answers: Answers, carried: Tensor | None) -> Answers:
+    """Add what was carried, logits `[b, 1, 4h, 4w]`, to every answer, as they are shown; None adds nothing."""
+    return answers if carried is None else replace(answers, logits=answers.logits + evidence(carried))
 
 
 def _whole(answers: Answers) -> Tensor:

@@ -8,16 +8,16 @@ from torch import nn
 
 from masklet.model.network import Network
 
-Group = Literal["decoder", "score", "neck", "memory", "trunk"]
+Group = Literal["score", "decoder", "neck", "memory", "trunk"]
 
 GROUPS: Mapping[Group, tuple[str, ...]] = {
-    "decoder": ("sam_mask_decoder.", "sam_prompt_encoder."),
     "score": ("sam_mask_decoder.pred_obj_score_head.",),
+    "decoder": ("sam_mask_decoder.", "sam_prompt_encoder."),
     "neck": ("image_encoder.neck.",),
     "memory": ("memory_", "maskmem_", "mask_downsample.", "obj_ptr_", "no_mem_", "no_obj_"),
     "trunk": ("image_encoder.trunk.",),
 }
-"""Beginnings of the names of each group's parameters; together they are all, and the longest that fits counts."""
+"""Beginnings of the names of each group's parameters; together they are all, and the first that fits counts."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,10 @@ RECIPES: Mapping[str, Recipe] = {
     for recipe in (
         Recipe("nano", {"decoder": 1e-5}, frames=5, clips=1, picture_share=0.2),
         Recipe(
-            "nano-trunk", {"decoder": 5e-5, "score": 5e-5, "neck": 5e-5, "trunk": 1e-5}, (512, 640, 768), steps=8000
+            "nano-trunk",
+            {"decoder": 5e-5, "score": 5e-5, "neck": 5e-5, "trunk": 1e-5},
+            long_sides_px=(512, 640, 768),
+            steps=8000,
         ),
         Recipe(
             "nano-memory",
@@ -80,5 +83,4 @@ def members_of(network: Network, group: Group) -> list[tuple[str, nn.Parameter]]
 
 
 def _group_of(name: str) -> Group:
-    fitting = [(len(start), group) for group, starts in GROUPS.items() for start in starts if name.startswith(start)]
-    return max(fitting)[1]
+    return next(group for group, starts in GROUPS.items() if name.startswith(starts))

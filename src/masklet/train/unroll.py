@@ -6,7 +6,7 @@ logits and corrective clicks carry none.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -16,8 +16,7 @@ from torch import Tensor
 from masklet.inputs import Geometry, dense, input_mask, points_of
 from masklet.memory import Memory, MemoryBank, reach_of
 from masklet.model.mask_decoder import Answers
-from masklet.model.matching import evidence
-from masklet.model.network import Decoded, Features, Network, Points, Recollection, normalise
+from masklet.model.network import Decoded, Features, Network, Points, Recollection, normalise, with_evidence
 from masklet.prompts import Prompt
 from masklet.tracker import (
     chosen,
@@ -134,7 +133,7 @@ class _Run:
         decoded = lost_where_nowhere(self.network.choose(answers, ambiguous=points is None, carried=carried), points)
         rows = self._within_reach(points)
         if rows:
-            shown = answers if carried is None else replace(answers, logits=answers.logits + evidence(carried))
+            shown = with_evidence(answers, carried)
             self._judge(rows, _some(shown, rows), decoded.logits[rows], "three" if points is None else "all", "track")
         memories = memories_of(self.network, self.features, decoded, frame, prompted=False, carried=carried)
         memories = hidden_where_unlike(memories, recollections)
