@@ -15,7 +15,7 @@ from torch.nn import functional
 from masklet.model.mask_decoder import Answers
 
 FOCAL, DICE, IOU, OCCLUSION = 20.0, 1.0, 1.0, 1.0
-"""Weights of the four losses."""
+"""Weights of the four losses; a recipe may weigh the first one differently."""
 ALPHA, GAMMA = 0.25, 2.0
 
 Judged = Literal["one", "three", "all"]
@@ -53,9 +53,9 @@ class Losses:
     iou: Tensor
     occlusion: Tensor
 
-    @property
-    def total(self) -> Tensor:
-        return FOCAL * self.focal + DICE * self.dice + IOU * self.iou + OCCLUSION * self.occlusion
+    def total(self, focal: float = FOCAL) -> Tensor:
+        """Return their weighted sum, with that weight of the focal loss."""
+        return focal * self.focal + DICE * self.dice + IOU * self.iou + OCCLUSION * self.occlusion
 
 
 def focal_loss(logits: Tensor, truth: Tensor) -> Tensor:
@@ -81,16 +81,17 @@ def overlap(logits: Tensor, truth: Tensor) -> Tensor:
     return (mask & real).sum(dim=(-2, -1)) / union.clamp(min=1)
 
 
-def judge(answers: Answers, truth: Truth, judged: Judged) -> Verdict:
+def judge(answers: Answers, truth: Truth, judged: Judged, *, weight: float = FOCAL) -> Verdict:
     """Compare a batch's answers with the truth, in float32.
 
-    Of the three readings the best one learns its mask, by focal and dice together, and all learn to rate themselves.
+    Of the three readings the best one learns its mask, by focal loss of that weight and dice together, and all learn to
+    rate themselves.
     """
     logits, ious = answers.logits.float(), answers.ious.float()
     real = truth.masks[:, None].expand_as(logits)
     focal, dice = focal_loss(logits, real), dice_loss(logits, real)  # [b, 4]
     rating = (ious - overlap(logits, real)).abs()
-    best = 1 + (FOCAL * focal + DICE * dice)[:, 1:].argmin(dim=1, keepdim=True)
+    best = 1 + (weight * focal + DICE * dice)[:, 1:].argmin(dim=1, keepdim=True)
     first = torch.zeros_like(best)
     tokens = {"one": first, "three": best, "all": torch.cat((first, best), dim=1)}[judged]
     rated = {"one": rating[:, :1], "three": rating[:, 1:], "all": rating}[judged]

@@ -28,7 +28,7 @@ from masklet.tracker import (
     with_sharp_edges,
 )
 from masklet.train.clips import Clip
-from masklet.train.losses import Judged, Truth, Verdict, judge
+from masklet.train.losses import FOCAL, Judged, Truth, Verdict, judge
 from masklet.train.prompting import Person, shrunk
 
 LONG = reach_of(None)
@@ -59,12 +59,13 @@ class Unrolled:
     """For each frame and object, what was kept."""
 
 
-def unroll(network: Network, clip: Clip, person: Person, *, start: int = 0) -> Unrolled:
+def unroll(network: Network, clip: Clip, person: Person, *, start: int = 0, focal: float = FOCAL) -> Unrolled:
     """Prompt every object on the first frame, track them through the clip, let the person correct.
 
-    `start` frames are taken to lie between the first frame and the second, as if tracking began far from the prompt.
+    `start` frames are taken to lie between the first frame and the second, as if tracking began far from the prompt;
+    `focal` is the weight of that loss.
     """
-    run = _Run(network, clip, person)
+    run = _Run(network, clip, person, focal)
     for i in range(len(clip.frames)):
         run.see(i)
         if i == 0:
@@ -80,9 +81,9 @@ def unroll(network: Network, clip: Clip, person: Person, *, start: int = 0) -> U
 class _Run:
     """One clip on its way."""
 
-    def __init__(self, network: Network, clip: Clip, person: Person) -> None:
+    def __init__(self, network: Network, clip: Clip, person: Person, focal: float) -> None:
         height, width = clip.frames.shape[1:3]
-        self.network, self.clip, self.person = network, clip, person
+        self.network, self.clip, self.person, self.focal = network, clip, person, focal
         self.geometry = Geometry.of(network, height=height, width=width)
         self.banks = [MemoryBank() for _ in range(clip.masks.shape[1])]
         self.rows = tuple(range(len(self.banks)))
@@ -187,7 +188,7 @@ class _Run:
         """Compare the answers of some rows, and the masks that were chosen of them, with the truth."""
         truth = Truth(self.truth.masks[list(rows)], self.truth.present[list(rows)])
         with torch.autocast(self.network.device.type, enabled=False):
-            verdict = judge(answers, truth, judged)
+            verdict = judge(answers, truth, judged, weight=self.focal)
             real = truth.masks > 0
             mask = logits[:, 0] > 0
             shared, either = ((x.flatten(1).sum(1)) for x in (mask & real, mask | real))
