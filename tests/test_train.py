@@ -121,7 +121,7 @@ def test_of_three_readings_the_best_learns_its_mask_and_all_learn_to_rate_themse
     logits = torch.stack([POOR, POOR, GOOD, -GOOD])[None].requires_grad_(True)
     ious = torch.full((1, 4), 0.7, requires_grad=True)
     verdict = judge(replace(answers([POOR] * 4), logits=logits, ious=ious), truth(REAL), judged)
-    mean([verdict]).total().backward()
+    mean([verdict]).total.backward()
     assert {i for i in range(4) if logits.grad[0, i].any()} == learning
     assert {i for i in range(4) if ious.grad[0, i]} == rated
 
@@ -137,9 +137,10 @@ def test_where_an_object_cannot_be_seen_only_the_occlusion_score_counts():
 
 
 def test_the_four_losses_are_weighted_as_in_the_paper():
-    losses = mean([judge(answers([GUESS] * 4, score=1.0), truth(REAL), "one")])
-    assert losses.total() == 20 * losses.focal + losses.dice + losses.iou + losses.occlusion
-    assert losses.total(3.0) == 3 * losses.focal + losses.dice + losses.iou + losses.occlusion
+    verdict = judge(answers([GUESS] * 4, score=1.0), truth(REAL), "one")
+    losses, lighter = mean([verdict]), mean([verdict], weight=3.0)
+    assert losses.total == 20 * losses.focal + losses.dice + losses.iou + losses.occlusion
+    assert lighter.total == 3 * losses.focal + losses.dice + losses.iou + losses.occlusion
 
 
 def test_a_cell_is_object_if_half_of_its_area_is():
@@ -283,7 +284,7 @@ def gradients(network, groups, *, frames=3):
             parameter.requires_grad_(True)
     clip = short(frames)
     result = unroll(network, clip, Person(clip, np.random.default_rng(4)))
-    mean([step.verdict for step in result.steps]).total().backward()
+    mean([step.verdict for step in result.steps]).total.backward()
     return {name for name, p in network.named_parameters() if p.grad is not None and p.grad.any()}
 
 

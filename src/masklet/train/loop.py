@@ -124,8 +124,8 @@ class Run:
             if not result.steps:  # nothing in it could be known
                 continue
             unrolled.append(result)
-            losses.append(mean([step.verdict for step in result.steps]))
-            (losses[-1].total(self.recipe.focal) / len(drawn.clips)).backward()
+            losses.append(mean([step.verdict for step in result.steps], weight=self.recipe.focal))
+            (losses[-1].total / len(drawn.clips)).backward()
         trained = [p for group in self.optimiser.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(trained, MOST_GRADIENT)
         if not bool(norm.isfinite()):
@@ -135,7 +135,7 @@ class Run:
         self.step += 1
         seconds = time.perf_counter() - began
         self.seconds += seconds
-        line = {"step": self.step, **_summary(losses, self.recipe.focal), **_overlaps(unrolled)}
+        line = {"step": self.step, **_summary(losses), **_overlaps(unrolled)}
         sizes = {"side_px": drawn.side_px, "objects": sum(clip.masks.shape[1] for clip, _ in drawn.clips)}
         return line | {"gradient": round(float(norm), 3), "rate": rate, "seconds": round(seconds, 2)} | sizes
 
@@ -303,7 +303,7 @@ def _some(rng: np.random.Generator, clip: Clip, most: int) -> list[int]:
     return sorted(np.asarray(chosen).tolist())
 
 
-def _summary(losses: list[Losses], focal: float) -> dict[str, float]:
+def _summary(losses: list[Losses]) -> dict[str, float]:
     if not losses:
         return {}
 
@@ -311,7 +311,7 @@ def _summary(losses: list[Losses], focal: float) -> dict[str, float]:
         return round(float(torch.stack(values).mean().detach()), 6)
 
     return {
-        "loss": average([one.total(focal) for one in losses]),
+        "loss": average([one.total for one in losses]),
         "focal": average([one.focal for one in losses]),
         "dice": average([one.dice for one in losses]),
         "iou": average([one.iou for one in losses]),

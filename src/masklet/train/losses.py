@@ -52,10 +52,12 @@ class Losses:
     dice: Tensor
     iou: Tensor
     occlusion: Tensor
+    weight: float = FOCAL
+    """Of the focal loss."""
 
-    def total(self, focal: float = FOCAL) -> Tensor:
-        """Return their weighted sum, with that weight of the focal loss."""
-        return focal * self.focal + DICE * self.dice + IOU * self.iou + OCCLUSION * self.occlusion
+    @property
+    def total(self) -> Tensor:
+        return self.weight * self.focal + DICE * self.dice + IOU * self.iou + OCCLUSION * self.occlusion
 
 
 def focal_loss(logits: Tensor, truth: Tensor) -> Tensor:
@@ -107,8 +109,8 @@ def judge(answers: Answers, truth: Truth, judged: Judged, *, weight: float = FOC
     )
 
 
-def mean(verdicts: Sequence[Verdict]) -> Losses:
-    """Average over all answers of a clip, each object on each frame counting once."""
+def mean(verdicts: Sequence[Verdict], *, weight: float = FOCAL) -> Losses:
+    """Average over all answers of a clip, each object on each frame counting once; `weight` is the focal loss's."""
     visible = torch.cat([v.visible for v in verdicts]).float()
     count = visible.sum().clamp(min=1)
 
@@ -120,4 +122,5 @@ def mean(verdicts: Sequence[Verdict]) -> Losses:
         where_visible([v.dice for v in verdicts]),
         where_visible([v.iou for v in verdicts]),
         torch.cat([v.occlusion for v in verdicts]).mean(),
+        weight,
     )
