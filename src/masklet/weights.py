@@ -6,6 +6,7 @@ does not fit to the last tensor is refused with `BadWeights`.
 
 import difflib
 import hashlib
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -120,12 +121,24 @@ def verify_model(model: str) -> str:
 
 
 def save_network(network: Network, path: str | Path, *, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a network's weights as safetensors with official names; they load again with `load_network`."""
+    """Write a network's weights as safetensors with official names; they load again with `load_network`.
+
+    The same weights and metadata give the same file to the byte.
+    """
     path = Path(path)
-    weights = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
     make_folder(path.parent)
     with atomic_write(path) as draft:  # not by safetensors itself, whose files nobody else may read
-        draft.write(save(weights, metadata={"format": "masklet", **(metadata or {})}))
+        draft.write(packed(network.state_dict(), metadata or {}))
+
+
+def packed(weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Return a safetensors file with a sorted header; the library orders its metadata at random."""
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in weights.items()}
+    data = save(tensors, {"format": "masklet", **metadata})
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of eight bytes
+    return len(header).to_bytes(8, "little") + header + data[start:]
 
 
 def model_hash(model: Network | str | Path) -> str:

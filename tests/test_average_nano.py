@@ -1,0 +1,37 @@
+"""One nano of several trainings."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from masklet import load_network
+
+SCRIPT = Path(__file__).parents[1] / "scripts/average_nano.py"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("average_nano", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_weight_is_the_mean_of_all_trainings(script: ModuleType) -> None:
+    trained = [load_network("nano", device="cpu") for _ in range(3)]
+    for network, change in zip(trained, (0.25, -1.0, 0.0), strict=True):
+        for parameter in network.parameters():
+            parameter.add_(change)
+    averaged = dict(script.mean(trained).named_parameters())
+    for name, before in load_network("nano", device="cpu").named_parameters():
+        torch.testing.assert_close(averaged[name], before - 0.25, rtol=0, atol=1e-5)
+
+
+def test_one_training_is_its_own_mean(script: ModuleType) -> None:
+    alone = load_network("nano", device="cpu").state_dict()
+    averaged = script.mean([load_network("nano", device="cpu")]).state_dict()
+    assert all(torch.equal(weights, averaged[name]) for name, weights in alone.items())
