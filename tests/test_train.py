@@ -507,6 +507,17 @@ def test_twenty_steps_of_tiny_from_random_weights_lower_the_loss(tmp_path):
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
 
 
+def test_focal_loss_counts_twenty_times_but_once_where_nano_shows_the_sum_of_two_answers(tmp_path):
+    torch.manual_seed(0)
+    official = Network(sam2_config("tiny", image_px=64))
+    train(Run(QUICK, official, Both(), tmp_path / "tiny", Limits(1), narrow=False))
+    train(small_run(tmp_path / "nano", steps=1))
+    for name, weight in (("tiny", 20), ("nano", 1)):
+        (line,) = read_log(tmp_path / name)
+        parts = weight * line["focal"] + line["dice"] + line["iou"] + line["occlusion"]
+        assert line["loss"] == pytest.approx(parts, rel=1e-4)
+
+
 def without_time(lines):
     return [{name: value for name, value in line.items() if name not in ("seconds", "waited")} for line in lines]
 

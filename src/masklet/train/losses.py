@@ -15,7 +15,10 @@ from torch.nn import functional
 from masklet.model.mask_decoder import Answers
 
 FOCAL, DICE, IOU, OCCLUSION = 20.0, 1.0, 1.0, 1.0
-"""Weights of the four losses; a recipe may weigh the first one differently."""
+"""Weights of the four losses."""
+SUMMED_FOCAL = 1.0
+"""Weight of the first one where the sum of two answers is judged, as nano shows it: that is sure of itself where both
+are, and the few clips on which it is surely wrong would be all that is learned from (`docs/nano.md`)."""
 ALPHA, GAMMA = 0.25, 2.0
 
 Judged = Literal["one", "three", "all"]

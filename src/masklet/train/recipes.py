@@ -7,7 +7,6 @@ from typing import Literal
 from torch import nn
 
 from masklet.model.network import Network
-from masklet.train.losses import FOCAL
 
 Group = Literal["score", "decoder", "neck", "memory", "trunk"]
 
@@ -38,15 +37,12 @@ class Recipe:
     picture_share: float = 0.3
     """Share of single pictures among clips."""
     steps: int = 20_000
-    focal: float = FOCAL
-    """Weight of the focal loss: the paper's, where what is judged is one answer. nano shows the sum of two, sure of
-    itself where both are; there the few clips on which it is surely wrong would be all that is learned from."""
 
 
 RECIPES: Mapping[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        Recipe("nano", {"decoder": 1e-5}, frames=5, clips=1, picture_share=0.2, focal=1.0),
+        Recipe("nano", {"decoder": 1e-5}, frames=5, clips=1, picture_share=0.2),
         Recipe(
             "nano-trunk",
             {"decoder": 5e-5, "score": 5e-5, "neck": 5e-5, "trunk": 1e-5},
