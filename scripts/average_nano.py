@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from masklet import Session, load_network
 from masklet.metrics import region_similarity
 from masklet.model.network import Network
-from masklet.weights import model_hash, packed
+from masklet.weights import model_hash, save_network
 
 EXAMPLE = Path(__file__).parents[1] / "examples/bunny.mp4"
 CLICKS = {"bunny": (245.0, 60.0), "rock": (510.0, 190.0)}
@@ -40,7 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     exact = mean([load_network(path, dtype="float32") for path in arguments.trained])
     halved = copy.deepcopy(exact).half()
-    arguments.out.write_bytes(packed(halved.state_dict(), METADATA))
+    save_network(halved, arguments.out, metadata=METADATA)
     digest = hashlib.sha256(arguments.out.read_bytes()).hexdigest()
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB, sha256 {digest}")
     pairs = zip(masks(exact), masks(halved.float()), strict=True)

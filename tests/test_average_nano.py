@@ -1,24 +1,17 @@
 """One nano of several trainings."""
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from script import load_script
 
 from masklet import load_network
-
-SCRIPT = Path(__file__).parents[1] / "scripts/average_nano.py"
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("average_nano", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("average_nano")
 
 
 def test_every_weight_is_the_mean_of_all_trainings(script: ModuleType) -> None:

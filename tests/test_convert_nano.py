@@ -3,7 +3,6 @@
 Needs npm and its registry once; the package is then kept in `$MASKLET_TEST_CACHE`, or in the user's cache folder.
 """
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from safetensors import safe_open
 from safetensors.torch import load_file
+from script import SCRIPTS, load_script
 from torch import Tensor
 
 from masklet.model.config import NANO
@@ -30,7 +30,6 @@ from masklet.model.layers import resize
 from masklet.model.mask_decoder import Answers
 from masklet.model.network import Network, Points, Recollection, normalise
 
-SCRIPT = Path(__file__).parents[1] / "scripts/convert_nano.py"
 EMBEDDED = Path(__file__).parents[1] / "src/masklet/embedded/nano.safetensors"
 SIDE_PX = 1024
 """The only picture size that the original encoder takes."""
@@ -47,11 +46,7 @@ PROMPTS = {
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("convert_nano", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("convert_nano")
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +178,11 @@ def test_attention_biases_are_the_original_exactly(
 
 def test_script_makes_the_committed_file_to_the_byte(package: Path, tmp_path: Path) -> None:
     out = tmp_path / "nano.safetensors"
-    subprocess.run([sys.executable, SCRIPT, "--package", package, "--out", out], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, SCRIPTS / "convert_nano.py", "--package", package, "--out", out],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     assert out.read_bytes() == EMBEDDED.read_bytes()
 
 

@@ -137,8 +137,8 @@ def test_where_an_object_cannot_be_seen_only_the_occlusion_score_counts():
 
 
 def test_the_four_losses_are_weighted_as_in_the_paper():
-    verdict = judge(answers([GUESS] * 4, score=1.0), truth(REAL), "one")
-    losses, lighter = mean([verdict]), mean([verdict], weight=3.0)
+    losses = mean([judge(answers([GUESS] * 4, score=1.0), truth(REAL), "one")])
+    lighter = mean([judge(answers([GUESS] * 4, score=1.0), truth(REAL), "one", weight=3.0)])
     assert losses.total == 20 * losses.focal + losses.dice + losses.iou + losses.occlusion
     assert lighter.total == 3 * losses.focal + losses.dice + losses.iou + losses.occlusion
 

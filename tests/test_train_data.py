@@ -1,7 +1,6 @@
 """Training data: what may not be in it, cut-outs and how they lie, made clips, masks found and followed."""
 
 import hashlib
-import importlib.util
 import json
 import os
 import tarfile
@@ -13,6 +12,7 @@ import pytest
 import torch
 from clips import FRAMES, HEIGHT, WIDTH, ball, disc, iou, nano, picture, write_film
 from PIL import Image, ImageDraw
+from script import load_script
 
 from masklet.dataset import sequences
 from masklet.errors import BadVideo
@@ -29,7 +29,6 @@ from masklet.train.prepared import write_sequence
 from masklet.train.synthetic import LEAST_SEEN, STORIES, TWIN, SyntheticSource
 from masklet.train.teacher import find, write_teacher_masks
 
-SCRIPT = Path(__file__).parents[1] / "scripts/make_training_data.py"
 SIZE = (48, 72)
 TEACHER_PX = 352
 """At 224 pixels SAM is not sure enough of a disc to keep it."""
@@ -852,10 +851,7 @@ def test_of_sequences_with_true_masks_only_annotated_frames_are_taken(tmp_path, 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("make_training_data", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("make_training_data")
 
 
 @pytest.fixture

@@ -128,10 +128,10 @@ def save_network(network: Network, path: str | Path, *, metadata: Mapping[str, s
     path = Path(path)
     make_folder(path.parent)
     with atomic_write(path) as draft:  # not by safetensors itself, whose files nobody else may read
-        draft.write(packed(network.state_dict(), metadata or {}))
+        draft.write(_packed(network.state_dict(), metadata or {}))
 
 
-def packed(weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+def _packed(weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """Return a safetensors file with a sorted header; the library orders its metadata at random."""
     tensors = {name: tensor.contiguous().cpu() for name, tensor in weights.items()}
     data = save(tensors, {"format": "masklet", **metadata})

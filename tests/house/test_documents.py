@@ -1,6 +1,5 @@
 """Documents that cannot lie: examples run, made pages are fresh, public things are written down, links lead on."""
 
-import importlib.util
 import os
 import re
 import shutil
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from pages import blocks_in
+from script import load_script
 
 import masklet
 from masklet import cli
@@ -31,10 +31,7 @@ config.NANO = replace(config.NANO, image_px=112)
 @pytest.fixture(scope="module")
 def maker():
     """The script behind `make docs`."""
-    spec = importlib.util.spec_from_file_location("make_docs", ROOT / "scripts" / "make_docs.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("make_docs")
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from masklet.files import draft_path, make_folder, refusals
 from masklet.model.network import STRIDE, Network
 from masklet.train.clips import Clip, FolderSource, Mixture, Source
 from masklet.train.curves import LOG, draw_curves, read_log
-from masklet.train.losses import FOCAL, SUMMED_FOCAL, Losses, mean
+from masklet.train.losses import Losses, mean
 from masklet.train.prompting import Person
 from masklet.train.recipes import RECIPES, Limits, Recipe, members_of
 from masklet.train.synthetic import SyntheticSource
@@ -117,15 +117,14 @@ class Run:
         self.network.take_pictures_of(drawn.side_px)
         unrolled, losses = [], []
         kind = self.network.device.type
-        focal = SUMMED_FOCAL if self.network.config.is_nano else FOCAL
         for clip, rng in drawn.clips:
             start = int(rng.integers(MOST_START + 1)) if self.network.config.remembers else 0
             with torch.autocast(kind, torch.bfloat16, enabled=self.narrow):
-                result = unroll(self.network, clip, Person(clip, rng), start=start, focal=focal)
+                result = unroll(self.network, clip, Person(clip, rng), start=start)
             if not result.steps:  # nothing in it could be known
                 continue
             unrolled.append(result)
-            losses.append(mean([step.verdict for step in result.steps], weight=focal))
+            losses.append(mean([step.verdict for step in result.steps]))
             (losses[-1].total / len(drawn.clips)).backward()
         trained = [p for group in self.optimiser.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(trained, MOST_GRADIENT)

@@ -45,6 +45,8 @@ class Verdict:
     occlusion: Tensor
     visible: Tensor
     """`[b]` bool, where the first three count."""
+    weight: float
+    """Of the focal loss."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,7 @@ class Losses:
     dice: Tensor
     iou: Tensor
     occlusion: Tensor
-    weight: float = FOCAL
+    weight: float
     """Of the focal loss."""
 
     @property
@@ -109,11 +111,12 @@ def judge(answers: Answers, truth: Truth, judged: Judged, *, weight: float = FOC
         rated.mean(dim=1),
         occlusion,
         truth.masks.flatten(1).any(dim=1),
+        weight,
     )
 
 
-def mean(verdicts: Sequence[Verdict], *, weight: float = FOCAL) -> Losses:
-    """Average over all answers of a clip, each object on each frame counting once; `weight` is the focal loss's."""
+def mean(verdicts: Sequence[Verdict]) -> Losses:
+    """Average over all answers of a clip, each object on each frame counting once."""
     visible = torch.cat([v.visible for v in verdicts]).float()
     count = visible.sum().clamp(min=1)
 
@@ -125,5 +128,5 @@ def mean(verdicts: Sequence[Verdict], *, weight: float = FOCAL) -> Losses:
         where_visible([v.dice for v in verdicts]),
         where_visible([v.iou for v in verdicts]),
         torch.cat([v.occlusion for v in verdicts]).mean(),
-        weight,
+        verdicts[0].weight,
     )

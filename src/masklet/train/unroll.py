@@ -28,7 +28,7 @@ from masklet.tracker import (
     with_sharp_edges,
 )
 from masklet.train.clips import Clip
-from masklet.train.losses import FOCAL, Judged, Truth, Verdict, judge
+from masklet.train.losses import FOCAL, SUMMED_FOCAL, Judged, Truth, Verdict, judge
 from masklet.train.prompting import Person, shrunk
 
 LONG = reach_of(None)
@@ -59,13 +59,12 @@ class Unrolled:
     """For each frame and object, what was kept."""
 
 
-def unroll(network: Network, clip: Clip, person: Person, *, start: int = 0, focal: float = FOCAL) -> Unrolled:
+def unroll(network: Network, clip: Clip, person: Person, *, start: int = 0) -> Unrolled:
     """Prompt every object on the first frame, track them through the clip, let the person correct.
 
-    `start` frames are taken to lie between the first frame and the second, as if tracking began far from the prompt;
-    `focal` is the weight of that loss.
+    `start` frames are taken to lie between the first frame and the second, as if tracking began far from the prompt.
     """
-    run = _Run(network, clip, person, focal)
+    run = _Run(network, clip, person)
     for i in range(len(clip.frames)):
         run.see(i)
         if i == 0:
@@ -81,9 +80,10 @@ def unroll(network: Network, clip: Clip, person: Person, *, start: int = 0, foca
 class _Run:
     """One clip on its way."""
 
-    def __init__(self, network: Network, clip: Clip, person: Person, focal: float) -> None:
+    def __init__(self, network: Network, clip: Clip, person: Person) -> None:
         height, width = clip.frames.shape[1:3]
-        self.network, self.clip, self.person, self.focal = network, clip, person, focal
+        self.network, self.clip, self.person = network, clip, person
+        self.focal = SUMMED_FOCAL if network.config.is_nano else FOCAL
         self.geometry = Geometry.of(network, height=height, width=width)
         self.banks = [MemoryBank() for _ in range(clip.masks.shape[1])]
         self.rows = tuple(range(len(self.banks)))
