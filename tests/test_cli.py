@@ -31,7 +31,7 @@ from masklet.segment import Segmented
 from masklet.video import open_video
 
 BOX = f"disc:0:{','.join(str(int(n)) for n in box_around(disc(0)))}"
-LONG = 50
+LONG = 500
 REPLICATE = {
     "input_video": (str, None, (), None),
     "click_coordinates": (str, None, (), None),
@@ -65,7 +65,7 @@ def still(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def longer(tmp_path_factory):
-    """A clip that lasts half a minute: one of four seconds was once over before a busy machine had pressed Ctrl-C."""
+    """A clip that lasts minutes: one of ten seconds was once over before a busy machine had pressed Ctrl-C."""
     return write_folder(tmp_path_factory.mktemp("clips") / "longer", frames=LONG)
 
 

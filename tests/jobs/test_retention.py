@@ -5,6 +5,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from stores import (
@@ -167,6 +168,23 @@ def test_a_download_that_has_begun_ends(store, hands):
         store.sweep(NOTHING_IS_KEPT)
         assert not done.outputs[0].path.exists()
         assert first + download.read() == b"picture"
+
+
+def test_a_sweep_between_a_predictions_folder_and_its_claims_stops_no_worker(store, monkeypatch):
+    prediction = accept(store)
+    lease = store.queue.claim("w").lease
+    make, swept = os.mkdir, []
+
+    def make_and_sweep(path, mode=0o777):
+        make(path, mode)
+        if Path(path).name == prediction.id and len(swept) < 2:
+            store.sweep(EVERYTHING_IS_KEPT)
+            swept.append(not Path(path).exists())
+
+    monkeypatch.setattr(os, "mkdir", make_and_sweep)
+    publish(store, lease)
+    assert swept == [True, True]
+    assert see(store, prediction).outputs[0].path.read_bytes() == b"picture"
 
 
 def test_sweeping_beside_workers_takes_nothing_from_them(store, opened):

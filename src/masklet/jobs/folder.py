@@ -23,6 +23,7 @@ from masklet.jobs.records import Lease
 from masklet.jobs.refusals import StoreRefused
 
 _CHUNK_BYTES = 2**20
+_TRIES = 10
 UNFINISHED = ".part"
 
 
@@ -81,7 +82,7 @@ class Folder:
         folder = self.outputs / lease.prediction / str(lease.token)
         if not folder.exists():
             with refusals(folder):
-                folder.mkdir(parents=True, exist_ok=True)
+                _make_below(folder)
             sync_folder(folder.parent)
             sync_folder(self.outputs)
         return folder
@@ -167,6 +168,16 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _make_below(folder: Path) -> None:
+    """Make a folder in one that is removed whenever it is empty, as it is until this one is in it."""
+    for left in reversed(range(_TRIES)):
+        try:
+            return folder.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError:
+            if not left:
+                raise
 
 
 def remove_tree(path: Path) -> None:
