@@ -324,6 +324,39 @@ def test_a_negative_click_on_a_frame_not_reached_waits_and_is_applied_with_memor
     assert iou(tracked[3]["disc"], disc(3)) > 0.9
 
 
+def test_what_was_tracked_behind_a_correction_that_waits_is_tracked_again(clip):
+    with Session(clip, nano(448)) as session:
+        session.add_mask("disc", 0, disc(0) | ball(0))
+        track(session, "forward", start=4)
+        session.add_click("disc", 2, *middle(ball(2)), positive=False)
+        tracked = track(session)
+        assert max(tracked[frame]["disc"][ball(frame)].mean() for frame in range(2, FRAMES)) < 0.1
+
+
+@pytest.mark.parametrize("tracked_before", [False, True])
+def test_a_prompt_said_anew_after_a_pass_is_a_correction(session, tracked_before):
+    session.add_mask("disc", 0, ball(0))
+    if tracked_before:
+        track(session)
+    session.add_mask("disc", 6, ball(6))
+    track(session)
+    session.add_mask("disc", 6, disc(6))
+    masks = track(session)
+    assert all(iou(masks[frame]["disc"], disc(frame)) > 0.8 for frame in range(1, FRAMES))
+
+
+def test_frames_may_be_numpys_integers(session):
+    four = np.int64(4)
+    session.add_mask("disc", 0, ball(0))
+    track(session)
+    box(session, "disc", four, disc(4))
+    assert session.preview(4).objects == session.preview(four).objects == ("disc",)
+    masks = track(session)
+    assert all(iou(masks[frame]["disc"], disc(frame)) > 0.8 for frame in range(1, FRAMES))
+    session.clear("disc", four)
+    assert session.preview(4).objects == ()
+
+
 def test_a_prompt_taken_back_leaves_no_trace(clip):
     with Session(clip, tiny()) as session, Session(clip, tiny()) as plain:
         for one in (session, plain):
@@ -387,6 +420,69 @@ def test_a_cancelled_pass_goes_on_as_if_it_had_never_stopped(clip, stop, seen):
         assert len(done) == max(0, stop - 3)
         assert same(track(session), track(whole))
         assert set(stepped.values()) == {1}  # nothing was done twice
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        lambda session: track(session, "backward"),
+        lambda session: session.add_mask("disc", 0, disc(0)),
+        lambda session: [session.add_mask("disc", 4, disc(4)), track(session, "backward", start=4)],
+    ],
+    ids=["a pass backward", "a prompt further back", "a correction and a pass to it"],
+)
+def test_a_pass_goes_on_whatever_was_done_in_between(clip, meanwhile):
+    runs = []
+    for stops in (True, False):
+        with Session(clip, tiny()) as session:
+            session.add_mask("disc", 2, disc(2))
+            if stops:
+                track(session, "forward", max_frames=3)
+            meanwhile(session)
+            runs.append(track(session)[FRAMES - 1].ious)
+    # What was tracked before a prompt further back was said knows less, and says so in the last digits.
+    assert runs[0] == pytest.approx(runs[1], abs=1e-5)
+
+
+def test_a_pass_that_begins_where_another_stopped_comes_from_its_prompt(clip, seen):
+    with Session(clip, tiny()) as session, Session(clip, tiny()) as whole:
+        for one in (session, whole):
+            one.add_mask("disc", 2, disc(2))
+        track(session, "forward", max_frames=3)
+        track(session, "backward")
+        stepped = seen(session)
+        assert np.array_equal(track(session, "forward", start=5)[7].ious, track(whole, "forward")[7].ious)
+        assert sorted(frame for _, frame in stepped) == [
+            3,
+            4,
+            5,
+            6,
+            7,
+        ]  # 3 and 4 once more: what was kept of them is gone
+
+
+def test_what_is_said_while_a_pass_is_shown_holds_from_the_next_frame_on(session):
+    session.add_mask("disc", 0, ball(0))
+    track(session)
+    shown = {}
+    for masks in session.track():
+        shown[masks.frame] = masks
+        if masks.frame == 3:
+            box(session, "disc", 3, disc(3))
+    assert [iou(shown[frame]["disc"], ball(frame)) > 0.8 for frame in range(4)] == [True] * 4
+    assert [iou(shown[frame]["disc"], disc(frame)) > 0.8 for frame in range(4, FRAMES)] == [True] * (FRAMES - 4)
+
+
+def test_what_is_taken_back_while_a_pass_is_shown_leaves_the_object_where_its_other_prompts_have_it(session):
+    session.add_mask("disc", 0, disc(0))
+    session.add_mask("disc", 6, ball(6))
+    track(session)
+    shown = {}
+    for masks in session.track():
+        shown[masks.frame] = masks
+        if masks.frame == 2:
+            session.clear("disc", 6)
+    assert all(iou(shown[frame]["disc"], disc(frame)) > 0.8 for frame in range(FRAMES))
 
 
 def test_what_was_done_when_the_caller_turns_away_is_kept(wiring, seen):

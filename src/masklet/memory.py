@@ -74,6 +74,10 @@ class MemoryBank:
             self.seen.clear()
         self._cursor = (frame, reverse)
 
+    def stands_behind(self, frames: range, *, reverse: bool) -> bool:
+        """Whether the pass under way comes to these frames next."""
+        return self._cursor == ((frames[-1] + 1, True) if reverse else (frames[0] - 1, False))
+
     def forget(self, frames: range) -> None:
         """Do not continue a pass that stands on one of these frames: what it saw there is stale."""
         if self._cursor is not None and self._cursor[0] in frames:

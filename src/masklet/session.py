@@ -6,7 +6,9 @@ object's frames between the prompted frames around it, and those are tracked aga
 
 from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
+from operator import index
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -63,6 +65,10 @@ class Session:
         self._official = official
         self._said: dict[tuple[str, int], Prompt] = {}
         self._ranks: dict[tuple[str, int], int] = {}
+        self._followed: set[tuple[str, int]] = set()
+        """Prompts from which a pass has gone out: to say one of them anew is to correct it."""
+        self._heard = 0
+        """How often something was said; a pass under way then looks again what is to be done."""
         self._seen: tuple[int, Features] | None = None
 
     @property
@@ -86,6 +92,7 @@ class Session:
 
     def add(self, prompt: Prompt) -> FrameMasks:
         """Take everything said about an object on a frame at once, in place of what was said before."""
+        prompt = replace(prompt, frame=index(prompt.frame))  # numpy's integers are other keys for the database
         name, frame = prompt.object, prompt.frame
         check_prompts([prompt], height=self.video.height, width=self.video.width, frame_count=self.video.frame_count)
         # Meta's predictor takes an empty mask for an object that is absent, and looks for it no more.
@@ -97,18 +104,23 @@ class Session:
             self._see(frame), prompt, reverse=tracked, before=None if known is None else known.logits
         )
         self._said[name, frame] = prompt
+        self._heard += 1
+        if not self._official:
+            self._forget_around(name, frame)
         if memory is not None:
-            if not self._official:
-                self._forget_around(name, frame)
-            self._ranks[name, frame] = 0 if tracked is None else 1 + max(self._ranks.values(), default=0)
+            corrects = tracked is not None or (name, frame) in self._followed
+            self._ranks[name, frame] = 1 + max(self._ranks.values(), default=0) if corrects else 0
             self._keep(frame, {name: memory}, tracked)
         return self.preview(frame)
 
     def clear(self, name: str, frame: int) -> FrameMasks:
         """Take back what was said about an object on a frame; an object without prompts is removed."""
+        frame = index(frame)
         if self._said.pop((name, frame), None) is None:
             raise BadPrompt(f"object {name!r} has no prompt on frame {frame}")
+        self._heard += 1
         self._ranks.pop((name, frame), None)
+        self._followed.discard((name, frame))
         if not self._official:
             self._forget_around(name, frame)
         elif frame in self.tracker.conditioning(name):
@@ -122,13 +134,16 @@ class Session:
         """Forget an object; the others keep their masks."""
         if name not in self.objects:
             raise BadPrompt(f"there is no object {name!r}: choose one of {', '.join(self.objects) or 'none yet'}")
+        self._heard += 1
         self.tracker.remove(name)
         self._results.drop(name, range(self.video.frame_count))
         self._said = {key: prompt for key, prompt in self._said.items() if key[0] != name}
         self._ranks = {key: rank for key, rank in self._ranks.items() if key[0] != name}
+        self._followed = {key for key in self._followed if key[0] != name}
 
     def preview(self, frame: int) -> FrameMasks:
         """Return what is known of a frame now: answers to its prompts, and what was tracked."""
+        frame = index(frame)
         return self._masks(frame, self.video.seconds_at(frame), {})
 
     def track(
@@ -191,26 +206,46 @@ class Session:
     def _run(
         self, frames: range, direction: Direction, progress: Progress | None
     ) -> Iterator[tuple[Frame, FrameMasks]]:
-        """Go backward first, where that is needed, and keep the answers; then forward once, and yield everything."""
-        spans = [span for name in self.objects for span in self._spans(name, frames, direction)]
-        back = [span for span in spans if span.reverse]
-        forth = [span for span in spans if not span.reverse]
-        behind = range(min(s.frames.start for s in back), max(s.frames.stop for s in back)) if back else range(0)
-        done, total = 0, len(behind) + len(frames)
-        for frame in self.video.frames_backward(behind[-1], behind[0]) if behind else ():
-            self._step(frame, back, reverse=True)
-            done += 1
-            if progress is not None:
-                progress(done, total)
+        """Go backward first, where that is needed, and keep the answers; then forward once, and yield everything.
+
+        What is said between two frames holds from the next one on.
+        """
+        forth: list[_Span] = []
+        heard, done, total = -1, 0, 0
         for frame in self.video.frames(frames.start, frames.stop):
+            if heard != self._heard and (heard < 0 or not self._official):
+                rest = range(frame.index, frames.stop)
+                back, forth = self._plan(rest, direction)
+                behind = _hull(back)
+                before = range(min([frame.index, *(span.frames.start for span in forth)]), frame.index)
+                heard, total = self._heard, done + len(behind) + len(before) + len(rest)
+                for _ in chain(self._go(back, behind, reverse=True), self._go(forth, before, reverse=False)):
+                    done += 1
+                    if progress is not None:
+                        progress(done, total)
             masks = self._masks(frame.index, frame.seconds, self._step(frame, forth, reverse=False))
             yield frame, masks
             done += 1
             if progress is not None:
                 progress(done, total)
 
+    def _go(self, spans: list[_Span], frames: range, *, reverse: bool) -> Iterator[None]:
+        """Track through frames that are not shown now, and yield after each."""
+        if not frames:
+            return
+        backward, forward = self.video.frames_backward, self.video.frames
+        for frame in backward(frames[-1], frames[0]) if reverse else forward(frames.start, frames.stop):
+            self._step(frame, spans, reverse=reverse)
+            yield
+
+    def _plan(self, frames: range, direction: Direction) -> tuple[list[_Span], list[_Span]]:
+        """Return what objects are to be tracked through backward, and what forward."""
+        spans = [span for name in self.objects for span in self._spans(name, frames, direction)]
+        self._followed.update((name, frame) for name in self.objects for frame in self.tracker.conditioning(name))
+        return [span for span in spans if span.reverse], [span for span in spans if not span.reverse]
+
     def _spans(self, name: str, frames: range, direction: Direction) -> Iterator[_Span]:
-        """Yield what an object lacks. Between two prompts the later correction leads; without one, the direction."""
+        """Yield what an object lacks, in the order in which that is tracked."""
         if self._official:
             yield _Span(name, frames, direction == "backward")
             return
@@ -221,13 +256,30 @@ class Session:
             frames = range(max(frames.start, anchors[0]), frames.stop)
         elif direction == "backward":
             frames = range(frames.start, min(frames.stop, anchors[-1] + 1))
-        for gap in list(self._results.gaps(name, frames)):
-            i = bisect(anchors, gap.start)
-            if i in (0, len(anchors)):
-                yield _Span(name, gap, i == 0)
-                continue
-            before, after = (self._ranks.get((name, anchor), 0) for anchor in anchors[i - 1 : i + 1])
-            yield _Span(name, gap, after > before or (after == before and direction == "backward"))
+        gaps = [(gap, self._leads_backward(name, anchors, gap, direction)) for gap in self._results.gaps(name, frames)]
+        passes = [gap for gap in reversed(gaps) if gap[1]] + [gap for gap in gaps if not gap[1]]
+        for i, (gap, reverse) in enumerate(passes):
+            goes_on = i == 0 and self.tracker.bank(name).stands_behind(gap, reverse=reverse)
+            yield _Span(name, gap if goes_on else self._from_anchor(name, anchors, gap, reverse), reverse)
+
+    def _leads_backward(self, name: str, anchors: list[int], gap: range, direction: Direction) -> bool:
+        """Between two prompts the later correction leads; without one, the direction."""
+        i = bisect(anchors, gap.start)
+        if i in (0, len(anchors)):
+            return i == 0
+        before, after = (self._ranks.get((name, anchor), 0) for anchor in anchors[i - 1 : i + 1])
+        return after > before or (after == before and direction == "backward")
+
+    def _from_anchor(self, name: str, anchors: list[int], gap: range, reverse: bool) -> range:
+        """Begin where the pass through a gap comes from, be that known: what it remembered there is gone.
+
+        Up to the prompted frame, or up to other frames that are missing, if they are tracked before.
+        """
+        step = 1 if reverse else -1
+        behind = (gap[-1] if reverse else gap[0]) + step
+        while 0 <= behind < self.video.frame_count and behind not in anchors and self._results.get(name, behind):
+            behind += step
+        return range(gap.start, behind) if reverse else range(behind + 1, gap.stop)
 
     def _step(self, frame: Frame, spans: list[_Span], *, reverse: bool) -> dict[str, Answer]:
         names = [s.object for s in spans if frame.index in s.frames and s.object in self.objects]
@@ -278,3 +330,10 @@ class Session:
             ious=np.array([a.iou for a in answers.values()], np.float32),
             logits=None if not self._keep_logits else np.stack(logits) if logits else empty.astype(np.float32),
         )
+
+
+def _hull(spans: list[_Span]) -> range:
+    """Return the frames from the first of any span to the last; without spans none."""
+    if not spans:
+        return range(0)
+    return range(min(span.frames.start for span in spans), max(span.frames.stop for span in spans))
