@@ -1,5 +1,6 @@
 """Odd films, made by PyAV or by patching bytes, whose pictures carry their own number: a shift shows in the pixels."""
 
+import io
 import os
 import struct
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ import av
 import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import ColorRange, Colorspace
+from PIL import Image
 
 HEIGHT, WIDTH = 64, 96
 FRAMES = 24
@@ -278,4 +280,45 @@ def write_sound(path, sound, *, cover=None):
             film.mux(stream.encode(_coded(cover, "yuvj420p", {})))
             film.mux(stream.encode(None))
         mux_sound(film, track, sound)
+    return path
+
+
+def write_tiled_photo(path, tile=64):
+    """Write an AVIF of two by two tiles, as telephones do, from four that Pillow encodes; return the path."""
+
+    def box(kind, content, version=None):
+        head = b"" if version is None else struct.pack(">I", version << 24)
+        return struct.pack(">I4s", 8 + len(head) + len(content), kind) + head + content
+
+    def part(data, *kinds):
+        at = data.index(kinds[0]) - 4
+        inner = data[at : at + int.from_bytes(data[at : at + 4], "big")]
+        return part(inner[8:], *kinds[1:]) if kinds[1:] else inner
+
+    stills = []
+    for level in (50, 100, 150, 200):
+        still = io.BytesIO()
+        Image.new("RGB", (tile, tile), (level, 0, 0)).save(still, "AVIF")
+        stills.append(still.getvalue())
+    tiles = [part(still, b"mdat")[8:] for still in stills]
+    grid = struct.pack(">BBBBHH", 0, 0, 1, 1, 2 * tile, 2 * tile)
+    sizes = [box(b"ispe", struct.pack(">II", n, n), 0) for n in (2 * tile, tile)]
+    owned = struct.pack(">IHBB", 5, 1, 1, 1) + b"".join(struct.pack(">HBBB", 2 + i, 2, 2, 0x83) for i in range(4))
+    shown = box(b"ipco", b"".join(sizes) + part(stills[0], b"av1C")) + box(b"ipma", owned, 0)
+    items = [(1, b"grid", 0), *((2 + i, b"av01", 1) for i in range(4))]
+    names = b"".join(box(b"infe", struct.pack(">HH4sx", i, 0, kind), 2) for i, kind, _ in items)
+
+    def meta(start):
+        places = struct.pack(">HHHHII", 1, 1, 0, 1, 0, len(grid))
+        for i, data in enumerate(tiles):
+            places += struct.pack(">HHHHII", 2 + i, 0, 0, 1, start, len(data))
+            start += len(data)
+        content = box(b"hdlr", struct.pack(">I4s13x", 0, b"pict"), 0) + box(b"pitm", struct.pack(">H", 1), 0)
+        content += box(b"iloc", struct.pack(">BBH", 0x44, 0, 5) + places, 1)
+        content += box(b"iinf", struct.pack(">H", 5) + names, 0)
+        content += box(b"iref", box(b"dimg", struct.pack(">HH4H", 1, 4, 2, 3, 4, 5)), 0)
+        return box(b"meta", content + box(b"iprp", shown) + box(b"idat", grid), 0)
+
+    kind = part(stills[0], b"ftyp")
+    path.write_bytes(kind + meta(len(kind) + len(meta(0)) + 8) + box(b"mdat", b"".join(tiles)))
     return path

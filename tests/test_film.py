@@ -42,8 +42,9 @@ from films import (
     turn,
     write_film,
     write_sound,
+    write_tiled_photo,
 )
-from PIL import Image
+from PIL import Image, features
 
 from masklet.errors import BadVideo
 from masklet.video import open_video
@@ -331,6 +332,25 @@ def test_pixels_that_are_not_square_are_not_stretched(tmp_path, sar):
     video = open_video(path)
     assert (video.height, video.width) == (HEIGHT, WIDTH)
     assert numbers_in(video) == [5]
+
+
+needs_avif = pytest.mark.skipif(not features.check("avif"), reason="this Pillow writes no AVIF")
+
+
+@needs_avif
+def test_a_photo_made_of_tiles_is_refused_and_not_taken_for_its_first_tile(tmp_path):
+    path = write_tiled_photo(tmp_path / "photo.avif")
+    with Image.open(path) as photo:
+        assert photo.size == (128, 128)
+    with pytest.raises(BadVideo, match=r"photo\.avif is a photo made of tiles, .*: convert it to JPEG"):
+        open_video(path)
+
+
+@needs_avif
+def test_an_animated_avif_is_all_its_pictures(tmp_path):
+    first, *others = (Image.fromarray(picture(number)) for number in range(5))
+    first.save(tmp_path / "moving.avif", save_all=True, append_images=others, quality=100)
+    assert [number_in(frame.rgb) for frame in open_video(tmp_path / "moving.avif").frames()] == list(range(5))
 
 
 def test_a_cover_picture_is_no_film(tmp_path):

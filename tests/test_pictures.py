@@ -163,6 +163,12 @@ def test_a_camera_picture_is_upright(tmp_path, kind, orientation):
     assert np.abs(frame.rgb.astype(int) - picture(NUMBER)).max() <= (30 if kind == "jpg" else 0)
 
 
+def test_an_orientation_that_exif_does_not_know_turns_nothing(tmp_path):
+    Image.fromarray(picture(NUMBER)).save(tmp_path / "odd.png", exif=exif_of(9))
+    [frame] = open_video(tmp_path / "odd.png").frames()
+    assert np.array_equal(frame.rgb, picture(NUMBER))
+
+
 def exif_of(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation

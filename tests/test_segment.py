@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 from clips import FRAMES, HEIGHT, WIDTH, ball, box_around, disc, iou, nano, picture, write_folder
-from films import Sound
+from films import Sound, destroyed
 from films import write_film as write_odd_film
 from PIL import Image
 
@@ -353,6 +353,18 @@ def test_results_never_go_over_the_video_itself(job, video, out):
     assert len(names_in("frames")) == 2
 
 
+@pytest.mark.parametrize(
+    ("mask", "per_object"), [("out/frame_00000.png", False), ("out/001_disc/frame_00000.png", True)]
+)
+def test_results_never_go_over_a_mask_that_was_given(job, mask, per_object):
+    Path(mask).parent.mkdir(parents=True)
+    Image.fromarray(disc(0).astype(np.uint8) * 255).save(mask)
+    before = Path(mask).read_bytes()
+    with pytest.raises(BadPrompt, match=f"out holds {mask}, which was given, and results could overwrite it"):
+        job(boxes=(), masks=(f"disc:0:{mask}",), output_format="png", per_object=per_object)
+    assert Path(mask).read_bytes() == before
+
+
 def test_results_may_go_into_a_folder_inside_that_of_the_pictures(job):
     write_folder(Path("frames"), frames=2)
     assert len(job("frames", out="frames/masks").files) == 2
@@ -450,6 +462,19 @@ def test_a_cancelled_video_holds_the_finished_frames(job):
     assert len(film_frames("out/output_video.mp4")) == 3
     manifest = read_manifest(Path("out/manifest.json"))
     assert (manifest["video"], manifest["complete"], manifest["frame_count"]) == ("output_video.mp4", False, 3)
+
+
+@pytest.mark.parametrize("output_video", [False, True])
+def test_damage_keeps_the_frames_before_it(job, output_video):
+    write_odd_film(Path("film.mp4"), pictures=[picture(frame) for frame in range(FRAMES)])
+    broken = destroyed(Path("film.mp4"), FRAMES - 1)
+    with pytest.raises(BadVideo, match=r"film\.mp4 is damaged: frame \d of 8 cannot be decoded"):
+        job(broken, output_video=output_video)
+    manifest = read_manifest("out/manifest.json")
+    kept = manifest["frame_count"]
+    assert 1 <= kept < FRAMES
+    assert (manifest["complete"], "is damaged: frame" in manifest["message"]) == (False, True)
+    assert len(film_frames("out/output_video.mp4") if output_video else names_in("out")) == kept
 
 
 @pytest.mark.parametrize("output_video", [False, True])

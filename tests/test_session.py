@@ -158,6 +158,7 @@ def test_watching_gives_each_picture_with_its_masks(session, clip):
         ),
         (lambda s: s.remove("cat"), BadPrompt, "there is no object 'cat': choose one of none yet"),
         (lambda s: s.clear("cat", 3), BadPrompt, "'cat' has no prompt on frame 3"),
+        (lambda s: s.add_click(1, 0, 4, 5), BadPrompt, r"object name 1 is not text: write '1'"),
         (lambda s: s.preview(99), BadVideo, r"no frame 99.*0\.\.7"),
         (lambda s: s.track(), BadPrompt, "nothing to track: say first where an object is"),
     ],

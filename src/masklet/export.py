@@ -256,10 +256,10 @@ class Manifest:
             came.discard()
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: str | Path) -> dict[str, Any]:
     """Read a manifest back; the module's docstring explains each field."""
     try:
-        held = json.loads(path.read_bytes(), parse_constant=lambda name: _refuse(f"it holds {name}"))
+        held = json.loads(Path(path).read_bytes(), parse_constant=lambda name: _refuse(f"it holds {name}"))
         if not isinstance(held, dict) or held.get("format") != MANIFEST_FORMAT:
             _refuse(f'its "format" is not "{MANIFEST_FORMAT}"')
         if held.get("version") != MANIFEST_VERSION:

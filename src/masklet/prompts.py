@@ -214,6 +214,8 @@ def check_clicks(clicks: Sequence[NamedClick], *, height: int, width: int, frame
 def check_prompts(prompts: Sequence[Prompt], *, height: int, width: int, frame_count: int | None) -> None:
     """Raise `BadPrompt` for a prompt outside the video, in time or in space; `frame_count` None: unknown."""
     for prompt in prompts:
+        if not isinstance(prompt.object, str):
+            raise BadPrompt(f"object name {prompt.object!r} is not text: write {str(prompt.object)!r}")
         _name("object name", prompt.object)
         where = f"object {prompt.object!r}, frame {prompt.frame}"
         if prompt.frame < 0 or (frame_count is not None and prompt.frame >= frame_count):

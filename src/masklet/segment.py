@@ -172,7 +172,7 @@ def _without_effect(request: Request) -> Iterator[str]:
 
 
 def _check_folder(request: Request, video: Video) -> None:
-    """Refuse a folder in which something would be overwritten: earlier results, or the video itself."""
+    """Refuse a folder in which something would be overwritten: earlier results, the video itself, a person's masks."""
     out, source = request.out, video.path
     if not out:
         return
@@ -182,6 +182,10 @@ def _check_folder(request: Request, video: Video) -> None:
     home = source if source.is_dir() else source.parent
     if (source.is_dir() or re.fullmatch(ours, source.name)) and os.path.exists(out) and os.path.samefile(out, home):
         raise BadPrompt(f"{out} holds the video itself ({source.name}), and results could overwrite it: choose another")
+    for _, _, mask in map(parse_mask, request.masks):
+        folders = (mask.parent, mask.parent.parent) if request.per_object else (mask.parent,)
+        if re.fullmatch(ours, mask.name) and any(os.path.exists(out) and os.path.samefile(out, f) for f in folders):
+            raise BadPrompt(f"{out} holds {mask}, which was given, and results could overwrite it: choose another")
 
 
 @contextmanager
@@ -235,8 +239,10 @@ def _write(session: "Session", request: Request, out: Path, objects: tuple[str, 
     for path in (*(job.files if request.output_video else ()), out / MANIFEST_NAME):
         with suppress(Cancelled):  # too late: all that was to be stopped is done
             report(Made(path))
-    if stopped is not None:
+    if isinstance(stopped, Cancelled):
         raise Cancelled(f"{stopped}: {job.kept} finished frames are kept in {out}") from stopped
+    if stopped is not None:
+        raise stopped
     return job
 
 
@@ -258,7 +264,7 @@ class _Job:
     """Frames written."""
     at_end: bool = False
 
-    def write_pictures(self) -> Cancelled | None:
+    def write_pictures(self) -> Cancelled | BadVideo | None:
         """Write a picture for each frame; returns why it ended early, if it did."""
         images = FrameImages(self.out, output_format=self.request.output_format, quality=self.request.output_quality)
 
@@ -268,7 +274,7 @@ class _Job:
 
         return self._run(write)
 
-    def write_film(self) -> Cancelled | None:
+    def write_film(self) -> Cancelled | BadVideo | None:
         """Write all frames into one MP4, which appears when it is whole; returns why it ended early, if it did."""
         video, own_timing = self.session.video, self.request.source_timing
         with VideoWriter(
@@ -281,8 +287,8 @@ class _Job:
         self.files.append(self.out / VIDEO_NAME)
         return stopped
 
-    def _run(self, write: Callable[[Frame, Picture], Path | None]) -> Cancelled | None:
-        """Give every frame that was asked for to `write`; stop between two frames if told to."""
+    def _run(self, write: Callable[[Frame, Picture], Path | None]) -> Cancelled | BadVideo | None:
+        """Give every frame that was asked for to `write`; stop between two frames if told to, or at damage."""
         try:
             for frame, masks in self.session.watch(self.request.direction, progress=self._advance):
                 if frame.index % self.request.output_frame_interval == 0:
@@ -292,6 +298,10 @@ class _Job:
             if not self.kept:
                 raise Cancelled(f"{stop}: no frame was finished, nothing is kept") from stop
             return None if self.at_end else stop
+        except BadVideo as damage:
+            if not self.kept:
+                raise
+            return damage
         return None
 
     def _keep(self, frame: Frame, masks: FrameMasks, write: Callable[[Frame, Picture], Path | None]) -> None:

@@ -114,10 +114,13 @@ class FilmReader:
         return stated
 
     def _stream(self, container: InputContainer) -> VideoStream:
-        """Return the film in the file; a cover picture is none."""
+        """Return the film in the file; a cover picture is none, nor is an animated AVIF's first picture by itself."""
+        moves = any(stream.frames > 1 for stream in container.streams.video)
         for stream in container.streams.video:
-            if stream.disposition & Disposition.attached_pic:
+            if stream.disposition & Disposition.attached_pic or (moves and stream.frames == 1):
                 continue
+            if stream.disposition & Disposition.dependent:
+                raise BadVideo(f"{self._path} is a photo made of tiles, as HEIC and AVIF have them: convert it to JPEG")
             coder = stream.codec_context
             if not allowed(coder):
                 name = "unknown" if coder is None else coder.codec.name

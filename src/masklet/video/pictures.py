@@ -66,7 +66,7 @@ class PictureReader:
             tags = getattr(image, "tag_v2", None)
             if tags is not None:  # of a TIFF; its `size` is turned already in some versions of Pillow
                 width, height = tags[TIFF_WIDTH], tags[TIFF_HEIGHT]
-            turned = _orientation(image) >= 5
+            turned = _orientation(image) in range(5, 9)
         if height * width > self._most_pixels:
             raise TooLarge(f"{path} has {width}x{height} pixels: the limit is {self._most_pixels}, make it smaller")
         return (width, height) if turned else (height, width)
