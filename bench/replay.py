@@ -35,10 +35,19 @@ def mirrored(sequence: Sequence, out: Path) -> None:
 
 
 def copies(sequence: Sequence, out: Path) -> list[tuple[Path, Path]]:
-    """Return each picture and mask, and where its copy belongs; the folders are made."""
+    """Return each picture and its masks, and where their copies belong; the folders are made.
+
+    What else lies there, such as notes or a mask without a picture, is no part of the sequence.
+    """
+    pictures = pictures_in(sequence.pictures)
+    stems = {path.stem for path in pictures}
+    masks = sorted(path for path in sequence.truths.rglob("*.png") if path.stem in stems)
     pairs = []
-    for folder, kind in ((sequence.pictures, "JPEGImages"), (sequence.truths, "Annotations")):
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for folder, kind, paths in (
+        (sequence.pictures, "JPEGImages", pictures),
+        (sequence.truths, "Annotations", masks),
+    ):
+        for path in paths:
             copy = out / kind / sequence.name / path.relative_to(folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             pairs.append((path, copy))

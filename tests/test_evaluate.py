@@ -8,9 +8,11 @@ from functools import cache
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from clips import FRAMES, HEIGHT, WIDTH, ball, disc, nano, picture, write_folder
 from PIL import Image
 
+from masklet.cli import cli
 from masklet.dataset import sequences
 from masklet.errors import BadVideo, Cancelled, NoSpace
 from masklet.evaluate import (
@@ -370,6 +372,37 @@ def test_each_sequence_is_reported_when_it_is_done_and_kept_when_the_rest_is_not
     assert (saved["complete"], [s["sequence"] for s in saved["scores"]]) == (False, ["one"])
 
 
+def evaluate_by_command(monkeypatch, *options):
+    monkeypatch.setattr("masklet.weights.load_network", lambda model, **runs_on: nano())
+    return CliRunner().invoke(cli, ["evaluate", *map(str, options)])
+
+
+def test_the_command_prints_what_was_measured_before_a_file_that_cannot_be_read(tmp_path, monkeypatch):
+    root = davis_2017(tmp_path)
+    (root / "Annotations/480p/two/00003.png").write_bytes(b"no picture")
+    done = evaluate_by_command(monkeypatch, "--dataset", root, "--json")
+    assert isinstance(done.exception, BadVideo)
+    assert "two/00003.png cannot be read as a mask" in str(done.exception)
+    printed = json.loads(done.stdout)
+    assert (printed["complete"], [score["sequence"] for score in printed["scores"]]) == (False, ["one"])
+    assert "note: 1 sequences were done before it stopped" in done.stderr
+    assert evaluate_by_command(monkeypatch, "--dataset", root).stdout.splitlines()[1].startswith("one ")
+
+
+def test_the_command_prints_what_it_cannot_write(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    root = davis_2016(tmp_path / "data")
+    done = evaluate_by_command(monkeypatch, "--dataset", root, "--json", "--out", tmp_path / "file/scores")
+    assert isinstance(done.exception, NoSpace)
+    assert [score["sequence"] for score in json.loads(done.stdout)["scores"]] == ["disc"]
+
+
+def test_the_command_has_nothing_to_print_of_a_dataset_that_is_none(tmp_path, monkeypatch):
+    done = evaluate_by_command(monkeypatch, "--dataset", tmp_path)
+    assert isinstance(done.exception, BadVideo)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_a_line_says_how_each_sequence_went(tmp_path):
     root, lines = davis_2016(tmp_path), []
     write_pictures(root / "JPEGImages/480p/gone")
@@ -390,6 +423,13 @@ def test_frames_are_in_the_videos_own_order(tmp_path):
     assert sequence.frames() == {frame: str(frame) for frame in (0, 2, 9, 10, 11)}
 
 
+def test_pictures_without_masks_and_folders_without_either_are_no_sequences(tmp_path):
+    root = davis_2017(tmp_path)  # with pictures whose masks are secret
+    (root / "Annotations/480p/notes").mkdir()
+    write_binary(root / "Annotations/480p/.ipynb_checkpoints/00000.png", EMPTY)
+    assert [sequence.name for sequence in sequences(root)] == ["one", "two"]
+
+
 def no_pictures(root):
     (root / "Annotations/dog").mkdir(parents=True)
 
@@ -397,6 +437,17 @@ def no_pictures(root):
 def no_common(root):
     (root / "Annotations/dog").mkdir(parents=True)
     (root / "JPEGImages/cat").mkdir(parents=True)
+
+
+def masks_alone(root):
+    davis_2016(root)
+    for name in ("boat", "car", "dog", "train"):
+        write_binary(root / f"Annotations/480p/{name}/00000.png", disc(0))
+
+
+def objects_alone(root):
+    sa_v(root)
+    write_binary(root / "Annotations_6fps/sav_2/000/00000.png", disc(0))
 
 
 def other_names(root):
@@ -438,6 +489,9 @@ def only_ends(root):
         (lambda root: None, "has no folder JPEGImages: give a dataset laid out as DAVIS, MOSE or SA-V"),
         (no_pictures, "has no folder JPEGImages"),
         (no_common, "has no sequence with both pictures and masks"),
+        (masks_alone, "4 of 5 sequences have masks in"),
+        (masks_alone, "(boat, car, dog, ...): copy their pictures too"),
+        (objects_alone, "(sav_2): copy their pictures too"),
         (other_names, "holds no mask of a picture in"),
         (broken, "00003.png cannot be read as a mask"),
         (cut, "00003.png cannot be read as a mask"),

@@ -12,7 +12,7 @@ from clips import FRAMES, HEIGHT, WIDTH, ball, disc, iou, nano, picture, tiny
 from PIL import Image
 
 from masklet.cli import TRAININGS, cli
-from masklet.errors import BadVideo, BadWeights, Cancelled
+from masklet.errors import BadPrompt, BadVideo, BadWeights, Cancelled
 from masklet.masks import box_of
 from masklet.model.config import sam2_config
 from masklet.model.mask_decoder import Answers
@@ -445,6 +445,53 @@ def test_a_dataset_whose_objects_are_too_small_is_refused(tmp_path):
         FolderSource(tmp_path).clip(np.random.default_rng(0), frames=2, size_hw=(HEIGHT, WIDTH))
 
 
+def halve_masks(dataset, frame):
+    for path in (dataset / "Annotations").rglob(f"{frame:05d}.png"):
+        with Image.open(path) as mask:
+            half = mask.resize((mask.width // 2, mask.height // 2), 0)
+        half.save(path)
+
+
+@pytest.mark.parametrize("per_object", [False, True])
+def test_masks_of_another_size_than_their_pictures_are_refused_whether_first_or_later(tmp_path, per_object):
+    dataset = write_dataset(tmp_path, per_object=per_object)
+    source = FolderSource(dataset)
+    sizes = rf"but its pictures {2 * WIDTH}x{2 * HEIGHT}: give both in one resolution"
+    halve_masks(dataset, 5)
+    with pytest.raises(BadVideo, match=rf"the masks of two are {WIDTH}x{HEIGHT} in .* \(frame 00005\), {sizes}"):
+        for seed in range(20):
+            source.clip(np.random.default_rng(seed), frames=4, size_hw=(64, 64))
+    halve_masks(dataset, 0)
+    with pytest.raises(BadVideo, match=rf"\(frame 00000\), {sizes}"):
+        FolderSource(dataset)
+
+
+def test_a_picture_that_its_camera_lays_on_its_side_is_seen_upright_as_its_masks_are(tmp_path):
+    source = FolderSource(write_dataset(tmp_path, frames=1))
+    upright = source.clip(np.random.default_rng(0), frames=1, size_hw=(96, 128))
+    [path] = (tmp_path / "JPEGImages" / "two").iterdir()
+    with Image.open(path) as image:
+        lying, exif = image.transpose(Image.Transpose.ROTATE_90), image.getexif()
+    exif[0x0112] = 6  # to be shown a quarter turned to the right
+    lying.save(path, exif=exif)
+    again = source.clip(np.random.default_rng(0), frames=1, size_hw=(96, 128))
+    assert np.array_equal(again.frames, upright.frames)
+    assert np.array_equal(again.masks, upright.masks)
+
+
+def test_a_picture_that_cannot_be_read_is_named_whether_first_or_later(tmp_path):
+    dataset = write_dataset(tmp_path)
+    source = FolderSource(dataset)
+    for frame in (5, 0):
+        path = dataset / f"JPEGImages/two/{frame:05d}.png"
+        path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(BadVideo, match=r"0000[05]\.png cannot be read \(.*\): remove it or replace it"):
+        for seed in range(20):
+            source.clip(np.random.default_rng(seed), frames=4, size_hw=(64, 64))
+    with pytest.raises(BadVideo, match=r"00000\.png cannot be read"):
+        FolderSource(dataset)
+
+
 def test_evaluation_only_frames_are_refused_whether_first_or_later(tmp_path, monkeypatch):
     forbidden = {}
 
@@ -545,6 +592,63 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
             assert torch.equal(tensor, states[1][kind][name])
 
 
+class BothUntil(Both):
+    """The two clips, until after some a picture cannot be read."""
+
+    def __init__(self, clips):
+        self.left = clips
+
+    def clip(self, rng, *, frames, size_hw):
+        if not self.left:
+            raise BadVideo("00003.jpg cannot be read")
+        self.left -= 1
+        return super().clip(rng, frames=frames, size_hw=size_hw)
+
+
+def test_a_picture_that_cannot_be_read_costs_no_steps(tmp_path):
+    run = small_run(tmp_path, steps=3)
+    run.source = BothUntil(clips=2 * QUICK.clips)
+    with pytest.raises(BadVideo, match=r"00003\.jpg"):
+        train(run)
+    assert load_network(tmp_path / "model.safetensors").config.is_nano
+    train(small_run(tmp_path, steps=3), resume=True)
+    assert [line["step"] for line in read_log(tmp_path)] == [1, 2, 3]
+
+
+def test_a_training_that_fails_before_its_first_step_leaves_its_folder_free(tmp_path):
+    run = small_run(tmp_path, steps=1)
+    run.source = BothUntil(clips=0)
+    with pytest.raises(BadVideo):
+        train(run)
+    train(small_run(tmp_path, steps=1))
+
+
+def test_only_the_recipe_and_the_model_it_began_with_go_on(tmp_path):
+    train(small_run(tmp_path, steps=1))
+    other_model = small_run(tmp_path, steps=2)
+    name = next(name for name, p in other_model.network.named_parameters() if not p.requires_grad)
+    with torch.no_grad():
+        other_model.network.get_parameter(name).view(-1)[0] += 1
+    other_groups = small_run(tmp_path, steps=2, recipe=replace(QUICK, rates={"decoder": 1e-4}))
+    other_name = small_run(tmp_path, steps=2, recipe=replace(QUICK, name="slow"))
+    for other in (other_model, other_groups, other_name):
+        with pytest.raises(BadWeights, match=r"another recipe or model \(its recipe: quick\): resume with those"):
+            train(other, resume=True)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    torch.save({key: value for key, value in state.items() if key not in ("recipe", "frozen")}, tmp_path / "state.pt")
+    with pytest.raises(BadWeights, match="its recipe: unknown, of an earlier masklet"):
+        train(small_run(tmp_path, steps=2), resume=True)
+
+
+def test_a_damaged_state_is_refused_and_the_weights_so_far_are_named(tmp_path):
+    train(small_run(tmp_path, steps=1))
+    path = tmp_path / "state.pt"
+    for damaged in (path.read_bytes()[:100_000], b"", b"no state"):
+        path.write_bytes(damaged)
+        with pytest.raises(BadWeights, match=rf"{path} is damaged .*: begin again .* --model {tmp_path}/model\.safe"):
+            train(small_run(tmp_path, steps=2), resume=True)
+
+
 def test_what_is_not_trained_stays_as_it_is_and_the_result_is_the_average(tmp_path):
     run = small_run(tmp_path, steps=2, recipe=replace(QUICK, rates={"decoder": 1e-3}))
     before = copy.deepcopy(run.network).state_dict()
@@ -573,6 +677,12 @@ def test_the_rate_warms_up_stays_and_ends_at_nothing_by_steps_or_by_time(tmp_pat
     assert run._set_rate() == pytest.approx(0.5)
     run.seconds = 600
     assert run.done
+
+
+@pytest.mark.parametrize("minutes", [float("nan"), 0.0, -1.0])
+def test_a_time_that_never_ends_or_has_ended_is_refused(minutes):
+    with pytest.raises(BadPrompt, match=rf"minutes is {minutes}: give a number above 0, or leave it out"):
+        Limits(5, minutes=minutes)
 
 
 def test_pictures_of_every_size_of_the_recipe_are_drawn(tmp_path):
@@ -606,6 +716,12 @@ def test_the_command_trains_nano_resumes_and_leaves_weights_log_and_curves(tmp_p
     assert load_network(tmp_path / "out" / "model.safetensors").config.is_nano
 
 
+def test_the_command_refuses_minutes_that_are_no_number_before_anything_is_made(tmp_path):
+    command = ["train", "--recipe", "nano", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--minutes", "nan"]
+    assert isinstance(CliRunner().invoke(cli, command).exception, BadPrompt)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_knows_the_recipes():
     assert set(TRAININGS) == set(RECIPES)
 
@@ -631,9 +747,5 @@ def test_mistakes_are_explained(tmp_path):
         prepare("nano", data, tmp_path / "out", model=tmp_path / "tiny.safetensors", limits=Limits(1))
     with pytest.raises(BadVideo, match="has no folder JPEGImages"):
         open_sources([tmp_path])
-    train(small_run(tmp_path / "other", steps=1))
-    changed = small_run(tmp_path / "other", steps=2, recipe=replace(QUICK, rates={"decoder": 1e-4}))
-    with pytest.raises(BadWeights, match="another recipe or model"):
-        train(changed, resume=True)
     with pytest.raises(ValueError, match="masks are"):
         Clip("odd", TWO.frames, TWO.masks[:2])

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +136,16 @@ def test_a_picture_that_cannot_be_read_is_not_passed_over(tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     with pytest.raises(BadVideo, match=r"broken\.jpg cannot be read"):
         refuse_evaluation_data(tmp_path)
+
+
+def test_whatever_is_trained_on_is_named_if_it_cannot_be_read(folder, tmp_path):
+    for kind in ("cutouts", "backgrounds"):
+        made = tmp_path / kind
+        shutil.copytree(folder, made)
+        for path in (made / kind).iterdir():
+            path.write_bytes(path.read_bytes()[:200])
+        with pytest.raises(BadVideo, match=rf"{made}/{kind}/.* cannot be read \(.*\): remove it or replace it"):
+            SyntheticSource(made).clip(dice(), frames=3, size_hw=SIZE)
 
 
 def test_every_way_into_training_asks_the_guard(forbidden, folder, tmp_path):
@@ -844,6 +855,9 @@ def test_of_sequences_with_true_masks_only_annotated_frames_are_taken(tmp_path, 
     small = np.asarray(Image.fromarray(disc(3)).resize((64, 48), Image.Resampling.BOX))
     assert iou(sequence.truth("00001")["1"], small) > 0.9
     write_true_masks(tmp_path / "true", tmp_path / "out")
+    Image.fromarray(picture(0)).resize((32, 24)).save(pictures / "frame_000000.jpg")
+    with pytest.raises(BadVideo, match=rf"the masks of walk are {WIDTH}x{HEIGHT} in .*, but its pictures 32x24"):
+        write_true_masks(tmp_path / "true", tmp_path / "other")
 
 
 # --- everything -----------------------------------------------------------------------------------------------------

@@ -275,13 +275,18 @@ def evaluate(
                 _chat(str(report.sequences[-1]))
                 if out is not None:
                     save(report, out, name=name, prompt=prompt)
-    except Cancelled as cancelled:
-        stopped = cancelled
+    except Problem as problem:
+        stopped = problem
     if report is not None and report.scores:
         _print(json.dumps(summary(report, name=name, prompt=prompt)) if as_json else report.table(name, prompt))
-    if stopped is not None:
-        _chat(f"masklet: {stopped}: {len(report.sequences) if report else 0} sequences were done")
+    done = len(report.sequences) if report is not None else 0
+    if isinstance(stopped, Cancelled):
+        _chat(f"masklet: {stopped}: {done} sequences were done")
         sys.exit(BY_SIGNAL + progress.stopped_by)
+    if stopped is not None:
+        if done:
+            _chat(f"note: {done} sequences were done before it stopped")
+        raise stopped
 
 
 @cli.command()

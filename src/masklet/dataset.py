@@ -17,6 +17,8 @@ from masklet.video.pictures import pictures_in
 
 RESOLUTIONS = ("480p", "Full-Resolution", "1080p")
 """Folders between DAVIS's `JPEGImages` and its sequences, in the order of choice."""
+MOST_NAMED = 3
+"""So many of the sequences without pictures are named in an error."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,21 @@ class Sequence:
         stems = [path.stem for path in pictures_in(self.pictures)]
         return {index: stem for index, stem in enumerate(stems) if stem in annotated}
 
-    def truth(self, stem: str) -> dict[str, NDArray[np.bool_]]:
-        """Return the true masks of a frame by object: those with a picture of their own, or those that can be seen."""
+    def truth(self, stem: str, *, size_hw: tuple[int, int] | None = None) -> dict[str, NDArray[np.bool_]]:
+        """Return the true masks of a frame by object: those with a picture of their own, or those that can be seen.
+
+        Raises `BadVideo` if they are not of the size that is given, which is the picture's.
+        """
+        masks = self._masks(stem)
+        for mask in masks.values():
+            if size_hw is not None and mask.shape != size_hw:
+                raise BadVideo(
+                    f"the masks of {self.name} are {mask.shape[1]}x{mask.shape[0]} in {self.truths} (frame {stem}), "
+                    f"but its pictures {size_hw[1]}x{size_hw[0]}: give both in one resolution"
+                )
+        return masks
+
+    def _masks(self, stem: str) -> dict[str, NDArray[np.bool_]]:
         if self.per_object:
             return {path.parent.name: _labels(path) != 0 for path in sorted(self.truths.glob(f"*/{stem}.png"))}
         labels = _labels(self.truths / f"{stem}.png")
@@ -48,20 +63,21 @@ class Sequence:
 
 
 def sequences(dataset: str | Path) -> tuple[Sequence, ...]:
-    """Find the sequences of a dataset's folder. Raises `BadVideo` where there are none."""
+    """Find the sequences of a dataset's folder, those whose masks are secret left out.
+
+    Raises `BadVideo` where there are none, and where masks lack their pictures: then a copy was interrupted.
+    """
     dataset = Path(dataset)
     images = _folder(dataset, "JPEGImages")
     annotations = _folder(dataset, "Annotations")
-    found = [
-        Sequence(path.name, images / path.name, path)
-        for path in sorted(annotations.iterdir())
-        if path.is_dir() and (images / path.name).is_dir()
-    ]
+    masked = [path for path in sorted(annotations.iterdir()) if path.is_dir() and path.name[0] != "."]
+    found = [Sequence(path.name, images / path.name, path) for path in masked if (images / path.name).is_dir()]
     if not found:
         raise BadVideo(
             f"{dataset} has no sequence with both pictures and masks: {images} and {annotations} must hold folders of "
             "the same names"
         )
+    _refuse_masks_alone(masked, images)
     for sequence in found:
         if not sequence.frames():
             raise BadVideo(
@@ -69,6 +85,17 @@ def sequences(dataset: str | Path) -> tuple[Sequence, ...]:
                 "00000.png as 00000.jpg"
             )
     return tuple(found)
+
+
+def _refuse_masks_alone(masked: list[Path], images: Path) -> None:
+    """Raise `BadVideo` for folders of masks without a folder of pictures; what holds no masks is no sequence."""
+    bare = [path.name for path in masked if not (images / path.name).is_dir() and any(path.rglob("*.png"))]
+    if bare:
+        named = ", ".join(bare[:MOST_NAMED]) + (", ..." if len(bare) > MOST_NAMED else "")
+        raise BadVideo(
+            f"{len(bare)} of {len(masked)} sequences have masks in {masked[0].parent}, but no pictures in {images} "
+            f"({named}): copy their pictures too, or take their masks away"
+        )
 
 
 def _labels(path: Path) -> NDArray[np.integer]:

@@ -225,12 +225,7 @@ class _Run:
         """Prompt each object on the first annotated frame that shows it."""
         size = (session.video.height, session.video.width)
         for index in self.annotated:
-            for name, mask in self._truth(index).items():
-                if mask.shape != size:
-                    raise BadVideo(
-                        f"the masks of {self.sequence.name} are {mask.shape[1]}x{mask.shape[0]} in "
-                        f"{self.sequence.truths}, but its pictures {size[1]}x{size[0]}: give both in one resolution"
-                    )
+            for name, mask in self.sequence.truth(self.annotated[index], size_hw=size).items():
                 if mask.any() and name not in session.objects:
                     before = time.perf_counter()
                     self._say(session, name, index, mask)

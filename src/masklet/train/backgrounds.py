@@ -14,9 +14,9 @@ from PIL.Image import Resampling, Transpose
 
 from masklet.errors import BadVideo
 from masklet.files import draft_path, make_folder
-from masklet.train.guard import refuse_evaluation_frame
+from masklet.train.guard import read_allowed, refuse_evaluation_frame
 from masklet.train.movement import Stage, fold, wander
-from masklet.train.prepared import JPEG_QUALITY, read_rgb, reduced
+from masklet.train.prepared import JPEG_QUALITY, reduced
 from masklet.video import open_video
 
 REAL_MOTION, CAMERA_MOVES, MIRRORED = 0.5, 0.6, 0.5
@@ -47,7 +47,7 @@ class Backgrounds:
     ) -> tuple[list[Image.Image], Stage]:
         """Draw one background for each frame, and say how the camera moved."""
         paths = self._choose(rng, frames)
-        opened = {path: _read(path) for path in dict.fromkeys(paths)}
+        opened = {path: read_allowed(path) for path in dict.fromkeys(paths)}
         windows, camera = _windows(rng, frames, opened[paths[0]].size, size_hw)
         pictures = [
             opened[path].resize(size_hw[::-1], Resampling.BILINEAR, box=tuple(window))
@@ -61,7 +61,7 @@ class Backgrounds:
     def piece(self, rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
         """Draw a piece of some background, width and height given, as a surface for something."""
         film = self.films[int(rng.integers(len(self.films)))]
-        surface = _read(film[int(rng.integers(len(film)))])
+        surface = read_allowed(film[int(rng.integers(len(film)))])
         share = min(surface.width / size[0], surface.height / size[1]) * rng.uniform(0.4, 1.0)
         w, h = share * size[0], share * size[1]
         x, y = rng.uniform(0, 1, 2) * (surface.width - w, surface.height - h)
@@ -94,13 +94,6 @@ def write_backgrounds(clips: Sequence[Path], out: Path, rng: np.random.Generator
                         reduced(frame.rgb).save(draft, "JPEG", quality=JPEG_QUALITY)
                     count += 1
     return count
-
-
-def _read(path: Path) -> Image.Image:
-    """Read a background, and refuse it if it is for evaluation only, however it came here."""
-    picture = read_rgb(path)
-    refuse_evaluation_frame(np.asarray(picture), str(path))
-    return picture
 
 
 def _windows(

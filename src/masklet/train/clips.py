@@ -17,7 +17,7 @@ from masklet.dataset import Sequence as Video
 from masklet.dataset import sequences
 from masklet.errors import BadVideo
 from masklet.masks import box_of
-from masklet.train.guard import refuse_evaluation_frame
+from masklet.train.guard import read_allowed
 from masklet.video.pictures import pictures_in
 
 LEAST_AREA = 0.0005
@@ -83,8 +83,8 @@ class FolderSource:
 
     def __init__(self, dataset: str | Path) -> None:
         self._scenes = tuple(_scenes(dataset))
-        for scene in self._scenes:  # the others are looked at when they are read
-            _read(scene.pictures[0])
+        for scene in self._scenes:  # the other frames are looked at when they are read
+            scene.read(scene.pictures[0])
         self._dataset = dataset
 
     def __len__(self) -> int:
@@ -110,16 +110,16 @@ class _Scene:
     def cut(self, rng: np.random.Generator, frames: int, size_hw: tuple[int, int]) -> Clip | None:
         """Cut a clip out, or None where its first frame shows no object well enough."""
         chosen = self._choose(rng, frames)
-        truths = [self._truth(path) for path in chosen]
+        seen = {path: self.read(path) for path in dict.fromkeys(chosen)}
+        pictures, truths = zip(*(seen[path] for path in chosen), strict=True)
         if not truths[0]:
             return None
         names = rng.permutation(sorted(truths[0]))[:MOST_OBJECTS].tolist()
         target = box_of(truths[0][names[rng.integers(len(names))]])
         assert target is not None  # noqa: S101 - truths are visible
-        pictures = {path: _read(path) for path in set(chosen)}
         drift = STILL_DRIFT if len(self.pictures) == 1 else DRIFT
-        windows = _windows(rng, pictures[chosen[0]].size, size_hw, target, drift * np.linspace(0, 1, frames))
-        rgb = np.stack([_cut(pictures[path], window, size_hw) for path, window in zip(chosen, windows, strict=True)])
+        windows = _windows(rng, pictures[0].size, size_hw, target, drift * np.linspace(0, 1, frames))
+        rgb = np.stack([_cut(picture, window, size_hw) for picture, window in zip(pictures, windows, strict=True)])
         masks = np.zeros((frames, len(names), *size_hw), bool)
         for row, truth, window in zip(masks, truths, windows, strict=True):
             for mask, name in zip(row, names, strict=True):
@@ -130,8 +130,11 @@ class _Scene:
         rows = np.flatnonzero(clip.masks[0].mean(axis=(1, 2)) >= LEAST_AREA)
         return clip.only(rows.tolist()) if len(rows) else None
 
-    def _truth(self, path: Path) -> dict[str, NDArray[np.bool_]]:
-        return {name: mask for name, mask in self.video.truth(path.stem).items() if mask.any()}
+    def read(self, path: Path) -> tuple[Image.Image, dict[str, NDArray[np.bool_]]]:
+        """Read a frame and the masks of the objects that can be seen on it, which are of its size."""
+        picture = read_allowed(path)
+        truth = self.video.truth(path.stem, size_hw=(picture.height, picture.width))
+        return picture, {name: mask for name, mask in truth.items() if mask.any()}
 
     def _choose(self, rng: np.random.Generator, frames: int) -> list[Path]:
         """Choose frames at one stride, forward or backward in time."""
@@ -148,14 +151,6 @@ def _scenes(dataset: str | Path) -> Iterator[_Scene]:
     for video in sequences(dataset):
         pictures = pictures_in(video.pictures)
         yield _Scene(video, tuple(pictures[index] for index in video.frames()))
-
-
-def _read(path: Path) -> Image.Image:
-    """Open a picture, and refuse it if it is for evaluation only."""
-    with Image.open(path) as held:
-        picture = held.convert("RGB")
-    refuse_evaluation_frame(np.asarray(picture), str(path))
-    return picture
 
 
 def _windows(

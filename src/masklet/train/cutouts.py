@@ -17,6 +17,7 @@ from PIL.Image import Resampling, Transform
 from masklet.errors import BadVideo
 from masklet.files import draft_path, make_folder
 from masklet.masks import box_of
+from masklet.train.prepared import opened
 
 SIDE_PX = 256
 """Longest side of a stored cut-out."""
@@ -82,7 +83,7 @@ class Patch:
 
 def read_cutout(path: Path) -> Image.Image:
     """Read a cut-out, its colours multiplied by its opacity (Pillow's mode `RGBa`), with a transparent border."""
-    with Image.open(path) as image:
+    with opened(path) as image:
         return bordered(image.convert("RGBA")).convert("RGBa")
 
 

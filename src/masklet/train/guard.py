@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from masklet.errors import BadVideo
+from masklet.train.prepared import read_rgb
 
 LIST = "evaluation_only.txt"
 PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -48,6 +49,13 @@ def refuse_evaluation_data(folder: str | Path) -> None:
             pass
 
 
+def read_allowed(path: Path) -> Image.Image:
+    """Read a picture for training, and refuse it if it is for evaluation only, however it came here."""
+    picture = read_rgb(path)
+    refuse_evaluation_frame(np.asarray(picture), str(path))
+    return picture
+
+
 def refuse_evaluation_frame(rgb: NDArray[np.uint8], where: str) -> None:
     """Raise `BadVideo`, naming `where`, if a frame `[h, w, 3]` is evaluation-only."""
     name = evaluation_frame(rgb)
@@ -69,7 +77,7 @@ def evaluation_frame(rgb: NDArray[np.uint8]) -> str | None:
 def fingerprints(folder: str | Path, *, prefix: str) -> Iterator[str]:
     """Yield the lines that forbid every picture below a folder, such as a dataset's `JPEGImages`."""
     for path in sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in PICTURES):
-        rgb = _read(path)
+        rgb = np.asarray(read_rgb(path))
         name = f"{prefix}/{path.relative_to(folder).with_suffix('').as_posix()}"
         yield f"{name} {_exact(rgb).hex()} {_coarse(rgb).tobytes().hex()}"
 
@@ -96,15 +104,7 @@ def _coarse(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _refuse_file(path: Path) -> None:
-    refuse_evaluation_frame(_read(path), str(path))
-
-
-def _read(path: Path) -> NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadVideo(f"{path} cannot be read ({error}): remove it or replace it") from error
+    read_allowed(path)
 
 
 def _holds_masks(path: Path, below: Path) -> bool:

@@ -5,11 +5,13 @@ same clips, prompts and losses. The result is the moving average of the weights,
 """
 
 import copy
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from masklet.errors import BadWeights, Cancelled
+from masklet.errors import BadWeights, Problem
 from masklet.files import draft_path, make_folder, refusals
 from masklet.model.network import STRIDE, Network
 from masklet.train.clips import Clip, FolderSource, Mixture, Source
@@ -27,7 +29,7 @@ from masklet.train.prompting import Person
 from masklet.train.recipes import RECIPES, Limits, Recipe, members_of
 from masklet.train.synthetic import SyntheticSource
 from masklet.train.unroll import Unrolled, unroll
-from masklet.weights import load_network, save_network
+from masklet.weights import HASH_CHARACTERS, load_network, save_network
 
 ASPECTS = (16 / 9, 16 / 9, 16 / 9, 4 / 3, 1.0, 9 / 16)
 """Shapes of pictures, width to height, drawn equally often."""
@@ -92,6 +94,17 @@ class Run:
         self.optimiser = torch.optim.AdamW(groups)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
 
+    @cached_property
+    def frozen(self) -> str:
+        """Short name of what training leaves as it is, and of the shapes of the rest: `save` keeps only the rest."""
+        digest = hashlib.sha256()
+        trained = {name for name, p in self.network.named_parameters() if p.requires_grad}
+        for name, tensor in sorted(self.network.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {name in trained}".encode())
+            if name not in trained:
+                digest.update(tensor.cpu().float().contiguous().numpy())
+        return digest.hexdigest()[:HASH_CHARACTERS]
+
     @property
     def done(self) -> bool:
         return self.limits.share(self.step, self.seconds) >= 1
@@ -145,6 +158,8 @@ class Run:
         save_network(self.average, self.out / MODEL, metadata=notes)
         names = [name for name, p in self.network.named_parameters() if p.requires_grad]
         state = {
+            "recipe": self.recipe.name,
+            "frozen": self.frozen,
             "seed": self.seed,
             "step": self.step,
             "seconds": self.seconds,
@@ -159,13 +174,7 @@ class Run:
 
     def resume(self) -> None:
         """Go on from what `save` wrote, with its seed, and forget what the log holds of later steps."""
-        path = self.out / STATE
-        if not path.is_file():
-            raise BadWeights(f"{path} does not exist: nothing to resume there; start without --resume")
-        state = torch.load(path, map_location=self.network.device, weights_only=True)
-        known = {name for name, p in self.network.named_parameters() if p.requires_grad}
-        if set(state["weights"]) != known:
-            raise BadWeights(f"{path} was made with another recipe or model: resume with those it began with")
+        state = self._read_state()
         self.network.load_state_dict(state["weights"], strict=False)
         self.average.load_state_dict(state["average"], strict=False)
         self.optimiser.load_state_dict(state["optimiser"])
@@ -173,6 +182,26 @@ class Run:
         lines = [line for line in read_log(self.out) if line["step"] <= self.step]
         with draft_path(self.out / LOG) as draft:
             draft.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def _read_state(self) -> dict[str, Any]:
+        path = self.out / STATE
+        if not path.is_file():
+            raise BadWeights(f"{path} does not exist: nothing to resume there; start without --resume")
+        try:
+            state: dict[str, Any] = torch.load(path, map_location=self.network.device, weights_only=True)
+        except Exception as error:  # torch's reader meets damaged bytes: it may fail in any way
+            reason = str(error).split("\n")[0].split(". ")[0]
+            raise BadWeights(
+                f"{path} is damaged ({reason}): begin again in another folder; --model {self.out / MODEL} begins with "
+                "the average of the weights so far"
+            ) from error
+        if (state.get("recipe"), state.get("frozen")) != (self.recipe.name, self.frozen):
+            began = state.get("recipe", "unknown, of an earlier masklet")
+            raise BadWeights(
+                f"{path} was made with another recipe or model (its recipe: {began}): resume with those it began with, "
+                "or begin again in another folder"
+            )
+        return state
 
     def _set_rate(self) -> float:
         done = self.limits.share(self.step, self.seconds)
@@ -248,7 +277,8 @@ def open_sources(folders: Sequence[str | Path]) -> Source:
 def train(run: Run, *, resume: bool = False, report: Callable[[dict[str, Any]], None] = lambda line: None) -> Path:
     """Train until the limits are met, and return the path of the weights.
 
-    `report` hears each step's line of the log and may raise `Cancelled`: the step is kept, and `resume` goes on there.
+    `report` hears each step's line of the log and may raise `Cancelled`. After that, and after any other `Problem`, as
+    with a picture that cannot be read, the steps that were taken are kept, and `resume` goes on there.
     """
     make_folder(run.out)
     if resume:
@@ -264,8 +294,9 @@ def train(run: Run, *, resume: bool = False, report: Callable[[dict[str, Any]], 
                 if time.monotonic() - saved > SAVE_SECONDS:
                     run.save()
                     saved = time.monotonic()
-        except Cancelled:
-            run.save()
+        except Problem:
+            if run.step:  # else there is nothing to keep, and the folder stays free for another beginning
+                run.save()
             raise
     run.save()
     return run.out / MODEL

@@ -17,8 +17,8 @@ from masklet.metrics import region_similarity
 from masklet.model.network import Features, Network
 from masklet.prompts import Prompt
 from masklet.tracker import Tracker
-from masklet.train.guard import refuse_evaluation_frame
-from masklet.train.prepared import is_made, read_rgb, reduced, write_sequence
+from masklet.train.guard import read_allowed, refuse_evaluation_frame
+from masklet.train.prepared import is_made, reduced, write_sequence
 from masklet.train.teacher import Found, at_size, find, named
 from masklet.video import Video, open_video
 
@@ -175,12 +175,11 @@ def write_true_masks(dataset: Path, out: Path) -> None:
             continue
         paths = {path.stem: path for path in sequence.pictures.iterdir()}
         stems = list(sequence.frames().values())
-        pictures = []
+        pictures, truths = [], []
         for stem in stems:
-            rgb = np.asarray(read_rgb(paths[stem]))
-            refuse_evaluation_frame(rgb, str(paths[stem]))
+            rgb = np.asarray(read_allowed(paths[stem]))
             pictures.append(reduced(rgb))
-        truths = [sequence.truth(stem) for stem in stems]
+            truths.append(sequence.truth(stem, size_hw=rgb.shape[:2]))
         nothing = np.zeros(pictures[0].size[::-1], bool)
         masks = {
             name: [_reduced_mask(truth[name]) if name in truth else nothing for truth in truths]

@@ -8,8 +8,9 @@ from shutil import rmtree
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
+from masklet.errors import BadVideo
 from masklet.files import make_folder, refusals
 
 LONG_SIDE_PX = 768
@@ -20,10 +21,20 @@ BARREN = "nothing"
 """Folder of a dataset for the names of sequences that had nothing to show, so that they are not tried again."""
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Open a picture; raises `BadVideo` if it cannot be read, even if that is only found inside the block."""
+    try:
+        with Image.open(path) as image:
+            yield image
+    except Exception as error:  # readers of damaged pictures raise whatever they stumble over
+        raise BadVideo(f"{path} cannot be read ({error}): remove it or replace it") from error
+
+
 def read_rgb(path: Path) -> Image.Image:
-    """Read a picture's colours."""
-    with Image.open(path) as image:
-        return image.convert("RGB")
+    """Read a picture's colours, upright as `masklet evaluate` sees it: of that size its masks are."""
+    with opened(path) as image:
+        return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def reduced(rgb: NDArray[np.uint8]) -> Image.Image:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import nn
 
+from masklet.errors import BadPrompt
 from masklet.model.network import Network
 
 Group = Literal["score", "decoder", "neck", "memory", "trunk"]
@@ -68,6 +69,10 @@ class Limits:
     steps: int = 0
     """0: as many as the recipe says."""
     minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.minutes is not None and not self.minutes > 0:  # as nan is not
+            raise BadPrompt(f"minutes is {self.minutes}: give a number above 0, or leave it out to take all steps")
 
     def share(self, step: int, seconds: float) -> float:
         """Return how much of the run is done, 0..1."""
