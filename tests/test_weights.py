@@ -204,6 +204,7 @@ def test_model_that_is_not_there_is_refused_with_the_way_out(model: str | Path, 
     [
         ({"device": "cuda:99"}, "device 'cuda:99' is not here"),
         ({"device": "toaster"}, "device 'toaster' is not here"),
+        ({"device": "meta"}, "device 'meta' is not here"),
         ({"device": ""}, "device '' is not here"),
         ({"dtype": "int8"}, "dtype 'int8' is not known: choose auto, float32, bfloat16, float16"),
     ],

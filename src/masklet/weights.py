@@ -233,7 +233,7 @@ def _device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(0, device=device).cpu()  # `meta` is a device that holds nothing
     except (RuntimeError, AssertionError) as error:
         raise BadWeights(f"device {name!r} is not here: choose auto or cpu; 'masklet doctor' lists devices") from error
     return device

@@ -62,6 +62,12 @@ def test_a_key_makes_one_prediction_however_often_and_at_once_it_is_sent(store):
     assert len(store.list(owner="ann").results) == 1
 
 
+def test_a_key_counts_whichever_way_its_client_reaches_the_server(store):
+    made = [accept(store, replace(ANY, key="k", base=f"http://{host}")) for host in ("10.0.0.1", "masks.example")]
+    assert [prediction.base for prediction in made] == ["http://10.0.0.1"] * 2
+    assert made[0].id == made[1].id
+
+
 @pytest.mark.parametrize(
     "change",
     [

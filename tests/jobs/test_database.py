@@ -129,6 +129,24 @@ def test_an_older_database_is_brought_up_to_date_once_with_everything_in_it(stor
     assert accept(newer).status == "starting"
 
 
+def test_predictions_of_the_first_schema_do_not_say_how_their_client_came(store, opened, monkeypatch):
+    store.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "MIGRATIONS", tables.MIGRATIONS[:1])
+        store.folder.database.unlink()
+        db = raw(store)
+        tables.migrate(db)
+        db.execute(
+            "INSERT INTO predictions (id, owner, model, version, weights, input, source, request_hash, status, "
+            "created_at, webhook_events) "
+            "VALUES ('old', 'ann', 'm/n', 'v', 'nano', '{}', 'api', '', 'starting', 1, '[]')"
+        )
+        db.close()
+    newer = opened(server=True)
+    assert newer.get("old", owner="ann").base is None
+    assert accept(newer, replace(ANY, base="http://masks.example")).base == "http://masks.example"
+
+
 def test_a_migration_that_fails_leaves_the_database_as_it_was(store, opened, monkeypatch):
     prediction = accept(store)
     store.close()

@@ -179,8 +179,18 @@ def test_a_late_worker_cannot_touch_the_files_of_the_next(store, hands):
     publish(store, current, 0, b"good")
     (store.folder.outputs_of(late) / "frame_00000.png").write_bytes(b"late")
     assert see(store, prediction).outputs[0].path.read_bytes() == b"good"
-    store.folder.discard(late)
+    store.queue.discard(late)
     assert see(store, prediction).outputs[0].path.read_bytes() == b"good"
+    assert not (store.folder.outputs / prediction.id / str(late.token)).exists()
+
+
+def test_what_a_lost_lease_has_published_is_not_thrown_away_while_it_counts(store):
+    prediction = accept(store)
+    lease = store.queue.claim("w").lease
+    publish(store, lease)
+    assert store.queue.expire(most_run_s=-1.0) == [prediction.id]
+    store.queue.discard(lease)
+    assert see(store, prediction).outputs[0].path.read_bytes() == b"picture"
 
 
 def test_a_heartbeat_keeps_a_lease_and_silence_loses_it(store, hands):

@@ -16,6 +16,7 @@ from stores import (
     accept,
     files_in,
     publish,
+    raw,
     see,
     sent,
     succeed,
@@ -119,6 +120,39 @@ def test_data_waits_for_its_webhook(store, hands):
     hands.go(100)
     assert store.sweep(Retention(data_s=50)).data == 0
     sent(store)
+    assert store.sweep(Retention(data_s=50)).data == 1
+
+
+def test_data_stays_for_a_while_after_its_webhook_was_given_up_so_that_it_can_be_sent_again(store, hands):
+    kept = Retention(data_s=86_400)
+    done = accept(store, replace(HOOKED, webhook_events=("completed",)))
+    store.cancel(done.id, owner="ann")
+    while store.counts().webhooks_pending:
+        hands.go(60)
+        for delivery in store.outbox.due():
+            store.outbox.mark_failed(delivery.id, "HTTP 503")
+        assert store.sweep(kept).data == 0
+    assert hands.wall - done.created_at > kept.data_s
+    hands.go(kept.data_s - 1)
+    assert store.sweep(kept).data == 0
+    assert (store.counts().webhooks_undelivered, store.outbox.resend(done.id)) == (1, 1)
+    store.outbox.mark_failed(store.outbox.due()[0].id, "HTTP 410", final=True)
+    hands.go(kept.data_s + 1)
+    assert store.sweep(kept).data == 1
+
+
+def test_a_predictions_webhooks_are_found_without_a_look_at_everybody_elses(store):
+    db = raw(store)
+    [plan] = db.execute("EXPLAIN QUERY PLAN DELETE FROM outbox WHERE prediction = ?", ("x",)).fetchall()
+    assert plan[3].startswith("SEARCH outbox USING")
+    db.close()
+
+
+def test_data_waits_for_no_webhook_that_the_end_overtook(store, hands):
+    done = accept(store, replace(HOOKED, webhook_events=("start",)))
+    succeed(store, done)
+    hands.go(100)
+    store.outbox.mark_failed(store.outbox.due()[0].id, "HTTP 503")
     assert store.sweep(Retention(data_s=50)).data == 1
 
 

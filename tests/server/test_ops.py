@@ -392,6 +392,12 @@ def test_jobs_lists_shows_cancels_and_finds_nothing_that_is_not_there(served, ht
     assert "there is no prediction 'nothing'" in missing.stderr
 
 
+@pytest.mark.parametrize("name", ["show", "cancel", "resend"])
+def test_help_about_a_job_needs_no_server(tmp_path, name):
+    done = command("jobs", "--data-dir", str(tmp_path), name, "--help")
+    assert (done.returncode, f"masklet jobs {name} " in done.stdout) == (0, True)
+
+
 def test_jobs_of_a_folder_without_a_server_are_none(tmp_path):
     done = command("jobs", "--data-dir", str(tmp_path))
     assert done.returncode == 2

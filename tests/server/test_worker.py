@@ -177,6 +177,24 @@ def test_a_deadline_stops_it_like_a_cancel(store, film, work):
     assert (see(store, prediction).status, see(store, prediction).error_code) == ("canceled", "E_DEADLINE")
 
 
+def test_what_a_run_that_took_too_long_has_published_stays(store, film, work):
+    prediction = ask(store, film)
+    work(**at("advance", lambda: store.queue.expire(most_run_s=0.0)))
+    done = see(store, prediction)
+    assert (done.status, done.error_code) == ("failed", "E_TIMEOUT")
+    assert len(done.outputs) >= 2
+    assert all(output.path.exists() for output in done.outputs)
+
+
+def test_what_was_published_stays_while_another_worker_takes_over(store, film, work):
+    prediction = ask(store, film)
+    work(**at("advance", lambda: store.queue.worker_died("w1", "it was taken for dead")))
+    waiting = see(store, prediction)
+    assert waiting.status == "starting"
+    assert len(waiting.outputs) >= 2
+    assert all(output.path.exists() for output in waiting.outputs)
+
+
 # Stopping
 
 
@@ -277,6 +295,17 @@ def test_a_full_disk_fails_the_prediction_and_the_end_waits_for_room(store, film
     done = see(store, prediction)
     assert (done.status, done.error_code, len(done.outputs), len(refusals)) == ("failed", "E_DISK_FULL", 2, 3)
     assert done.error == "The server's disk is full: try again when there is room."
+
+
+def test_a_disk_that_is_full_at_the_start_fails_the_prediction_and_not_the_worker(store, film, work, monkeypatch):
+    def full(lease):
+        raise NoSpace("Cannot write")
+
+    prediction = ask(store, film)
+    monkeypatch.setattr(store.folder, "work_of", full)
+    assert work() is True
+    done = see(store, prediction)
+    assert (done.status, done.error_code, done.attempts) == ("failed", "E_DISK_FULL", 1)
 
 
 # Holding on

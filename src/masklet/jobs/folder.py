@@ -89,10 +89,17 @@ class Folder:
 
     def work_of(self, lease: Lease) -> Path:
         """Return a folder for what a claim needs while it runs, made if need be."""
-        folder = self.work / f"{lease.prediction}.{lease.token}"
+        folder = self._work_of(lease)
         with refusals(folder):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def clear_work(self, lease: Lease) -> None:
+        """Remove what a claim needed while it ran, if it came to need anything."""
+        remove_tree(self._work_of(lease))
+
+    def _work_of(self, lease: Lease) -> Path:
+        return self.work / f"{lease.prediction}.{lease.token}"
 
     def discard(self, lease: Lease) -> None:
         """Remove what a claim has made, of which nothing counts."""

@@ -21,10 +21,26 @@ def append(db: sqlite3.Connection, prediction: str, kind: EventKind, data: Mappi
         (prediction, kind, as_json(data), now),
     )
     seq = cursor.lastrowid or 0
-    hook = db.execute("SELECT webhook, webhook_events FROM predictions WHERE id = ?", (prediction,)).fetchone()
-    if hook["webhook"] is not None and f'"{kind}"' in hook["webhook_events"]:
-        _enqueue(db, prediction, kind, hook["webhook"], seq, now)
+    if (url := _wanted_at(db, prediction, kind)) is not None:
+        _enqueue(db, prediction, kind, url, seq, now)
     return seq
+
+
+def _wanted_at(db: sqlite3.Connection, prediction: str, kind: EventKind) -> str | None:
+    """Return the address that is to be told of events of a kind, if any is."""
+    hook = db.execute("SELECT webhook, webhook_events FROM predictions WHERE id = ?", (prediction,)).fetchone()
+    url: str | None = hook["webhook"] if f'"{kind}"' in hook["webhook_events"] else None
+    return url
+
+
+def _next_webhook(db: sqlite3.Connection, prediction: str) -> int:
+    """Return the number of the oldest webhook that waits, 0 if none does: it alone may be on its way."""
+    [number] = db.execute(
+        "SELECT coalesce(min(number), 0) FROM outbox INDEXED BY outbox_pending "
+        "WHERE prediction = ? AND state = 'pending'",
+        (prediction,),
+    ).fetchone()
+    return int(number)
 
 
 def _enqueue(db: sqlite3.Connection, prediction: str, kind: EventKind, url: str, seq: int, now: float) -> None:
@@ -35,8 +51,13 @@ def _enqueue(db: sqlite3.Connection, prediction: str, kind: EventKind, url: str,
             "ORDER BY number DESC LIMIT 1",
             (prediction, kind),
         ).fetchone()
-        if last is not None and last["state"] == "pending" and last["tries"] == 0 and last["due_at"] > now:
-            db.execute("UPDATE outbox SET seq = ? WHERE number = ?", (seq, last["number"]))
+        untold = last is not None and last["state"] == "pending" and last["tries"] == 0
+        if untold and (last["due_at"] > now or last["number"] > _next_webhook(db, prediction)):
+            # What follows it must not show less than it does.
+            db.execute(
+                "UPDATE outbox SET seq = ? WHERE prediction = ? AND state = 'pending' AND number >= ?",
+                (seq, prediction, last["number"]),
+            )
             return
         if last is not None:
             # Not beyond one pause: a clock that was set back must not hold webhooks back.
@@ -63,11 +84,19 @@ def end(db: sqlite3.Connection, prediction: str, outcome: Outcome, now: float) -
         return False
     if outcome.status in ("canceled", "aborted"):
         db.execute("DELETE FROM outputs WHERE prediction = ?", (prediction,))
-        # Nobody waits for the pictures of something cancelled; `start` stays, so that the order is whole.
-        db.execute(
-            "DELETE FROM outbox WHERE prediction = ? AND state = 'pending' AND kind IN ('output', 'logs')",
-            (prediction,),
-        )
+        # Nobody waits for the pictures of something cancelled.
+        _drop_paced(db, prediction, after=0)
+    elif _wanted_at(db, prediction, "completed") is not None:
+        # The end tells all that they would, and a slow receiver should not have to hear them first.
+        _drop_paced(db, prediction, after=_next_webhook(db, prediction))
     data = {"status": outcome.status, "error": outcome.error, "error_code": outcome.error_code}
     append(db, prediction, "completed", data, now)
     return True
+
+
+def _drop_paced(db: sqlite3.Connection, prediction: str, *, after: int) -> None:
+    """Drop the webhooks of outputs and logs that wait, with greater numbers; `start` stays: the order is whole."""
+    db.execute(
+        "DELETE FROM outbox WHERE prediction = ? AND state = 'pending' AND kind IN ('output', 'logs') AND number > ?",
+        (prediction, after),
+    )

@@ -139,6 +139,16 @@ class Queue:
                 _check_outputs(db, lease, outputs)
             end(db, lease.prediction, outcome, self._clock.wall())
 
+    def discard(self, lease: Lease) -> None:
+        """Remove the files of a lost lease, unless some were published and still count: those the sweep takes."""
+        with self._database.read() as db:
+            published = db.execute(
+                "SELECT 1 FROM outputs WHERE prediction = ? AND token = ?", (lease.prediction, lease.token)
+            ).fetchone()
+        # Nothing can be published under a lost lease in between.
+        if published is None:
+            self._folder.discard(lease)
+
     def release(self, lease: Lease) -> None:
         """Put a prediction back because its worker stops for reasons of its own: it does not count as an attempt."""
         with self._database.write("release") as db:

@@ -80,6 +80,8 @@ class NewPrediction:
     id: str | None = None
     """Chosen by the client (Cog's PUT), otherwise made here."""
     source: str = "api"
+    base: str | None = None
+    """How its client reached the server, such as `https://masks.example`; no part of what it asked."""
 
     def digest(self) -> str:
         """Say what was asked in 64 characters: two requests with one key must agree in it."""
@@ -115,6 +117,8 @@ class Prediction:
     input: Mapping[str, Any]
     files: Mapping[str, str]
     source: str
+    base: str | None
+    """How its client reached the server; None: it came before that was kept."""
     status: Status
     error: str | None
     error_code: ErrorCode | None

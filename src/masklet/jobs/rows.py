@@ -27,6 +27,7 @@ def as_prediction(
             db.execute("SELECT field, file FROM prediction_files WHERE prediction = ?", (row["id"],)).fetchall()
         ),
         source=row["source"],
+        base=row["base"],
         status="processing" if before_the_end else row["status"],
         error=None if before_the_end else row["error"],
         error_code=None if before_the_end else row["error_code"],

@@ -133,7 +133,17 @@ def _first(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
-MIGRATIONS: Sequence[Migration] = (_first,)
+def _add_base(db: sqlite3.Connection) -> None:
+    db.execute("ALTER TABLE predictions ADD COLUMN base TEXT")
+
+
+def _index_outbox(db: sqlite3.Connection) -> None:
+    # The sweep looks for the delivered ones too. What is pending has an index of its own, which SQLite is told to use
+    # where a prediction may have thousands of others.
+    db.execute("CREATE INDEX outbox_by_prediction ON outbox (prediction)")
+
+
+MIGRATIONS: Sequence[Migration] = (_first, _add_base, _index_outbox)
 
 
 def migrate(db: sqlite3.Connection) -> None:

@@ -22,7 +22,7 @@ class Retention:
     """How long things are kept after their end."""
 
     data_s: float = DAY_S
-    """Input, outputs and logs of a prediction."""
+    """Input, outputs and logs of a prediction; counted from the last try if the webhook of its end was given up."""
     rows_s: float = 30 * DAY_S
     """That it was, and how it ended; so long its idempotency key counts."""
     unfinished_s: float = 3_600.0
@@ -65,15 +65,19 @@ class Sweep:
     def _remove_data(self, before: float) -> int:
         count = 0
         old = "completed_at < ? AND data_removed = 0"
-        # What the receiver of a webhook may still ask for stays until that is settled.
-        settled = "NOT EXISTS (SELECT 1 FROM outbox o WHERE o.prediction = predictions.id AND o.state = 'pending')"
+        # What the receiver of a webhook may still ask for stays until that is settled, and as long again after the
+        # last try (`due_at`) of an end that was given up, so that it can be sent again.
+        settled = (
+            "NOT EXISTS (SELECT 1 FROM outbox o WHERE o.prediction = predictions.id AND (o.state = 'pending' "
+            "OR (o.state = 'undelivered' AND o.kind = 'completed' AND o.due_at >= ?)))"
+        )
         while True:
             with self._database.write("sweep") as db:
                 ids = [
                     (row["id"],)
                     for row in db.execute(
                         f"SELECT id FROM predictions WHERE {old} AND {settled} LIMIT {_AT_ONCE}",  # noqa: S608
-                        (before,),
+                        (before, before),
                     )
                 ]
                 db.executemany("DELETE FROM outputs WHERE prediction = ?", ids)

@@ -144,6 +144,11 @@ def _add_errors(app: FastAPI) -> None:
             error.headers = {"Allow": ", ".join(_methods(request.url.path))}
         return error.response()
 
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> Response:
+        # `Observed` answers, who knows the request's id; left alone, Starlette would, in plain text.
+        raise error
+
     @app.exception_handler(NoSpace)
     @app.exception_handler(StoreBusy)
     async def cannot_write(request: Request, error: Exception) -> Response:

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, NoReturn
@@ -16,7 +17,6 @@ import structlog
 
 from masklet.errors import NoSpace, Problem
 from masklet.jobs import Claim, JobStore, LeaseLost, Outcome, StoreBusy, make_durable
-from masklet.jobs.folder import remove_tree
 from masklet.request import Request, options
 from masklet.server.duty import Patience
 from masklet.server.engine import Advanced, Engine, Finished, Said
@@ -66,20 +66,21 @@ class Attempt:
 
     def run(self, engine: Engine, prepare: Prepare) -> bool:
         """Work until the end; returns whether the process is in order for the next one."""
-        work = self._store.folder.work_of(self._lease)
         try:
             with self._heart:
-                return self._run(engine, prepare, work)
+                return self._run(engine, prepare)
         except LeaseLost as lost:
             log.info("lease lost", prediction=lost.prediction, why=lost.why)
-            self._store.folder.discard(self._lease)
+            with suppress(Problem):  # the sweep finds what is left
+                self._store.queue.discard(self._lease)
             return True
         finally:
-            remove_tree(work)
+            self._store.folder.clear_work(self._lease)
 
-    def _run(self, engine: Engine, prepare: Prepare, work: Path) -> bool:
+    def _run(self, engine: Engine, prepare: Prepare) -> bool:
         names = {str(self._store.folder.root): "a file"}
         try:
+            work = self._store.folder.work_of(self._lease)
             names[str(work / DOWNLOAD)] = "the video"
             names |= {str(upload): "the video" for upload in self._claim.uploads.values()}
             with prepare(self._claim, work, self._check) as video:
@@ -98,7 +99,7 @@ class Attempt:
         except Exception as error:
             failure = failure_of(error, names)
             log.warning("prediction failed", prediction=self._lease.prediction, code=failure.code, exc_info=error)
-            remove_tree(work)  # on a full disk this may be the room for the last row
+            self._store.folder.clear_work(self._lease)  # on a full disk this may be the room for the last row
             self._finish(Outcome("failed", str(failure), failure.code, self._metrics()), None)
             return not failure.worn
         self._reach("worker.before_finish")

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -17,6 +18,8 @@ from masklet.server.schemas import timestamp
 from masklet.server.settings import Settings
 
 SHOWN_AT_ONCE = 20
+
+OpenStore = Callable[[], JobStore]
 
 
 def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -77,36 +80,36 @@ def serve(**flags: Any) -> None:
 @click.pass_context
 def jobs(context: click.Context, data_dir: Path | None, status: str | None, limit: int, as_json: bool) -> None:
     """Look at the predictions of a server on this machine, newest first; it may be running or not."""
-    settings = read_settings({"data_dir": data_dir})
-    if not (settings.data_dir / "masklet.db").is_file():
-        raise BadSetup(f"there are no predictions in {settings.data_dir}: give the server's --data-dir")
-    context.obj = context.with_resource(JobStore(settings.data_dir))
+    context.obj = partial(_open, context, data_dir)  # not yet: to read a command's help nothing needs to be there
     if context.invoked_subcommand is not None:
         return
-    rows = _newest(context.obj, status, limit)
+    store = _open(context, data_dir)
+    rows = _newest(store, status, limit)
     if as_json:
         for row in rows:
             click.echo(json.dumps(_as_json(row)))
         return
     for row in rows:
         click.echo(_line(row))
-    counts = context.obj.counts().by_status
+    counts = store.counts().by_status
     click.echo(", ".join(f"{count} {status}" for status, count in counts.items()) or "no predictions", err=True)
 
 
 @jobs.command()
 @click.argument("id")
 @click.pass_obj
-def show(store: JobStore, id: str) -> None:
+def show(open_store: OpenStore, id: str) -> None:
     """Print all that is known of a prediction, as JSON."""
-    click.echo(json.dumps(_as_json(_find(store, id)) | {"logs": _find(store, id).logs}, indent=2))
+    found = _find(open_store(), id)
+    click.echo(json.dumps(_as_json(found) | {"logs": found.logs}, indent=2))
 
 
 @jobs.command()
 @click.argument("id")
 @click.pass_obj
-def cancel(store: JobStore, id: str) -> None:
+def cancel(open_store: OpenStore, id: str) -> None:
     """Cancel a prediction that has not ended."""
+    store = open_store()
     _find(store, id)
     cancelled = store.cancel(id, owner=None)
     click.echo(f"{id} {cancelled.status if cancelled else 'is gone'}")
@@ -115,10 +118,18 @@ def cancel(store: JobStore, id: str) -> None:
 @jobs.command()
 @click.argument("id")
 @click.pass_obj
-def resend(store: JobStore, id: str) -> None:
-    """Send a prediction's webhooks again that could not be delivered."""
+def resend(open_store: OpenStore, id: str) -> None:
+    """Send the webhook of a prediction's end again, if it could not be delivered."""
+    store = open_store()
     _find(store, id)
     click.echo(f"{store.outbox.resend(id)} webhooks will be sent again")
+
+
+def _open(context: click.Context, data_dir: Path | None) -> JobStore:
+    settings = read_settings({"data_dir": data_dir})
+    if not (settings.data_dir / "masklet.db").is_file():
+        raise BadSetup(f"there are no predictions in {settings.data_dir}: give the server's --data-dir")
+    return context.with_resource(JobStore(settings.data_dir))
 
 
 class UnknownPrediction(Problem):

@@ -72,13 +72,20 @@ class Postman:
     def _hand_out(self) -> None:
         with self._lock:
             busy, hosts = dict(self._under_way), Counter(self._under_way.values())
-        for delivery in self._store.outbox.due(busy=busy.keys(), limit=10 * AT_ONCE):
-            host = urlsplit(delivery.url).netloc
-            if len(busy) >= AT_ONCE or hosts[host] >= AT_ONCE_PER_HOST or self._end.is_set():
-                continue
-            busy[delivery.id], hosts[host] = host, hosts[host] + 1
+        if len(busy) >= AT_ONCE:
+            return
+
+        def has_place(url: str) -> bool:
+            host = _host(url)
+            free = hosts[host] < AT_ONCE_PER_HOST
+            hosts[host] += free
+            return free
+
+        for delivery in self._store.outbox.due(busy=busy.keys(), limit=AT_ONCE - len(busy), wants=has_place):
+            if self._end.is_set():
+                return
             with self._lock:
-                self._under_way[delivery.id] = host
+                self._under_way[delivery.id] = _host(delivery.url)
             Thread(target=self._deliver, args=(delivery,), name=f"webhook {delivery.id}", daemon=True).start()
 
     def _deliver(self, delivery: Delivery) -> None:
@@ -102,3 +109,7 @@ class Postman:
         except Exception:
             log.exception("webhook failed", id=delivery.id)
             return Answer(False, "the server failed to send it")
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc

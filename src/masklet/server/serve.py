@@ -111,7 +111,8 @@ def message_of(service: Service) -> Callable[[Delivery], Message]:
 
     def write(delivery: Delivery) -> Message:
         about = delivery.prediction
-        body = describe_cog(about) if about.source == SOURCE else service.describe(about, service.addresses())
+        addresses = service.addresses_for(about)
+        body = describe_cog(about) if about.source == SOURCE else service.describe(about, addresses)
         return compose(delivery, body, service.webhook_secret(about.owner), time.time())
 
     return write

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from masklet.errors import NoSpace
 from masklet.files import refusals
 from masklet.jobs import (
+    ENDINGS,
     Created,
     Event,
     JobStore,
@@ -19,6 +20,7 @@ from masklet.jobs import (
     NewPrediction,
     Prediction,
     QueueFull,
+    Status,
     StoreBusy,
     UnknownFile,
 )
@@ -101,6 +103,11 @@ class Service:
         """Return where things are."""
         return Addresses(self.base(request), self.signer.query)
 
+    def addresses_for(self, prediction: Prediction) -> Addresses:
+        """Return where things are for who hears of a prediction by webhook: as its client reached this server."""
+        base = None if self.settings.public_url else prediction.base
+        return Addresses(base or self.base(), self.signer.query)
+
     def webhook_secret(self, owner: str) -> str:
         """Return what an owner's webhooks are signed with."""
         return signing_secret(self.secret, owner)
@@ -132,7 +139,7 @@ class Service:
             raise invalid_input([InvalidField("format", "input.input_video", str(unknown))]) from unknown
 
     def _accept(self, new: NewPrediction, base: str, repeated: bool) -> Created:
-        new = self._with_files(new, base)
+        new = replace(self._with_files(new, base), base=base)
         if repeated and (id := self.retries.known(new)) is not None:
             known = self.store.get(id, owner=new.owner)
             if known is not None:
@@ -166,19 +173,21 @@ class Service:
         end = time.monotonic() + seconds
         with self.feed.listen(prediction.id) as news:
             while True:
-                found = await run_in_threadpool(self.store.get, prediction.id, owner=prediction.owner)
-                if found is None or found.ended or news.over or time.monotonic() >= end:
-                    return found or prediction
+                # Only the status, for each of a thousand pictures wakes everybody who waits.
+                status = await run_in_threadpool(self.store.status, prediction.id, owner=prediction.owner)
+                if status is None or status in ENDINGS or news.over or time.monotonic() >= end:
+                    break
                 if gone is not None and await gone():
-                    return found
+                    break
                 # Whether the client is still there is looked at once a second, if that matters at all.
                 await news.wait(min(end - time.monotonic(), 1.0 if gone is not None else seconds))
+        return await run_in_threadpool(self.store.get, prediction.id, owner=prediction.owner) or prediction
 
-    def read_events(self, id: str, owner: str, after: int) -> tuple[Prediction | None, tuple[Event, ...]]:
-        """Return a prediction, and what happened to it after an event."""
+    def read_events(self, id: str, owner: str, after: int) -> tuple[Status | None, tuple[Event, ...]]:
+        """Return a prediction's status (None: there is none), and what happened to it after an event."""
         # Events first: one that ends in between is then seen as ended, with its last event still to be read.
         events = self.store.events.after(after, prediction=id)
-        return self.store.get(id, owner=owner), events
+        return self.store.status(id, owner=owner), events
 
 
 def unavailable(problem: NoSpace | StoreBusy) -> Refusal:

@@ -105,7 +105,9 @@ class Place:
             return None
         self.kill()  # whatever it had started
         self._hear_out()
-        failed = self.report.state in ("loading", "failed") and not self.ended_on_purpose
+        # One that was given up may have become ready at that very moment.
+        failed = bool(self._given_up_for) or self.report.state in ("loading", "failed")
+        failed = failed and not self.ended_on_purpose
         reason = self._given_up_for or self.report.reason or _how(code)
         self._failures = self._failures + 1 if failed else 0
         pause = PAUSES_S[min(self._failures, len(PAUSES_S)) - 1] if failed else 0.0

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from starlette.concurrency import run_in_threadpool
 
-from masklet.jobs.records import Event, Prediction
+from masklet.jobs.records import ENDINGS, Event, Status
 
 POLL_S = 0.02
 """Between two looks at the database's version: a number in shared memory, read in microseconds."""
@@ -107,23 +107,23 @@ class News:
 async def stream(
     news: News,
     after: int,
-    read: Callable[[int], tuple[Prediction | None, tuple[Event, ...]]],
+    read: Callable[[int], tuple[Status | None, tuple[Event, ...]]],
     url: Callable[[str], str],
 ) -> AsyncIterator[str]:
     """Yield a prediction's events after a number, as they happen, until it ends or the server stops.
 
-    `read` gives the prediction and its events after a number; `url` gives the address of an output by its name.
+    `read` gives its status and its events after a number; `url` gives the address of an output by its name.
     """
     yield f"retry: {RETRY_MS}\n\n"
     while True:
         over = news.over  # asked first: what happened before a stop is still told
-        prediction, events = await run_in_threadpool(read, after)
+        status, events = await run_in_threadpool(read, after)
         for text in await run_in_threadpool(_all_as_sse, events, url):
             yield text
         after = events[-1].seq if events else after
-        if prediction is None or any(event.kind == "completed" for event in events):
+        if status is None or any(event.kind == "completed" for event in events):
             return
-        if prediction.ended and not events:
+        if status in ENDINGS and not events:
             # Its events were kept as long as promised, or the reader has had the last one.
             yield _sse("done", after, "{}")
             return
