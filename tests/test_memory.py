@@ -22,6 +22,12 @@ def memory(frame, *, score=1.0):
     return Memory(frame, logits, score, iou=0.5, pointer=held, map=held, sighting=Sighting(held, held, held))
 
 
+def with_colour(memory, shade):
+    """Return the same of a thing of one colour."""
+    palette = torch.nn.functional.one_hot(torch.tensor(shade), 12).float()
+    return replace(memory, sighting=replace(memory.sighting, palette=palette))
+
+
 def run(bank, frames, *, reverse=False, corrected=()):
     """Pass over frames as the tracker does, and yield each tracked frame with what it recollects."""
     for frame in frames:
@@ -245,9 +251,21 @@ def test_what_came_before_a_correction_is_not_looked_at():
     ("frame", "reverse", "seen"),
     [(1, False, 0), (4, False, 0), (1, True, 5), (6, True, 9), (12, False, 9), (12, True, 9)],
 )
-def test_of_several_prompted_frames_the_one_last_passed_counts(frame, reverse, seen):
+def test_of_prompted_frames_that_contradict_each_other_the_one_last_passed_counts(frame, reverse, seen):
     bank = MemoryBank()
     for prompted in (0, 5, 9):
-        bank.keep(memory(prompted), prompted=True)
+        bank.keep(with_colour(memory(prompted), prompted), prompted=True)
     bank.arrive(frame, reverse=reverse)
     assert looked_at(bank, frame, reverse=reverse) == [(seen, abs(frame - seen))]
+
+
+@pytest.mark.parametrize(
+    ("frame", "reverse", "seen"),
+    [(1, False, [0, 5]), (6, False, [5, 9]), (1, True, [5, 0]), (12, False, [9]), (12, True, [9])],
+)
+def test_of_prompted_frames_that_agree_the_one_to_come_counts_too(frame, reverse, seen):
+    bank = MemoryBank()
+    for prompted in (0, 5, 9):
+        bank.keep(with_colour(memory(prompted), 0), prompted=True)
+    bank.arrive(frame, reverse=reverse)
+    assert looked_at(bank, frame, reverse=reverse) == [(said, abs(frame - said)) for said in seen]

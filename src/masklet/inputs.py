@@ -49,23 +49,28 @@ def input_mask(network: Network, geometry: Geometry, mask: NDArray[np.bool_]) ->
     return (resize(picture, geometry.input_hw, antialias=True) >= 0.5).float()
 
 
-def points_of(network: Network, geometry: Geometry, prompt: Prompt, before: Tensor | None) -> Points:
-    """Write clicks and box as points, the box first as the network learned it; `before` are earlier logits."""
+def points_of(network: Network, geometry: Geometry, prompt: Prompt) -> Points:
+    """Write clicks and box as points, the box first as the network learned it."""
     xy = geometry.scale([(c.x, c.y) for c in prompt.clicks])
     labels = [POSITIVE if c.positive else NEGATIVE for c in prompt.clicks]
-    corners = None
     if prompt.box is not None:
         corners = geometry.scale([(prompt.box.x0, prompt.box.y0), (prompt.box.x1, prompt.box.y1)])
-    elif prompt.is_correction and before is not None and network.config.is_nano:
-        # nano has no memory: told only what the object is not, it would find nothing.
-        corners = _box(without_specks(before[None, None])[0, 0] > 0)
-    if corners is not None:
         xy, labels = [*corners, *xy], [BOX_TOP_LEFT, BOX_BOTTOM_RIGHT, *labels]
     device = network.device
     return Points(
         torch.tensor([xy], dtype=torch.float32, device=device),
         torch.tensor([labels], device=device),
     )
+
+
+def framed(clicks: Points, logits: Tensor) -> Points:
+    """Put a box around a mask, logits `[1, 1, 4h, 4w]`, and the positive clicks `[1, n, 2]`, and keep the clicks."""
+    low, high = boxes_around(logits).xy[0]
+    for xy in clicks.xy[clicks.labels == POSITIVE]:
+        low, high = torch.minimum(low, xy), torch.maximum(high, xy)
+    corners = torch.tensor([[BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]], device=clicks.labels.device)
+    box = torch.stack((low, high))[None]
+    return Points(torch.cat((box, clicks.xy), dim=1), torch.cat((corners, clicks.labels), dim=1))
 
 
 def dense(logits: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masklet.model.matching import ANYWHERE, EMPTY, LAST_TRUST, RECENT, Sighting
+from masklet.model.matching import ANYWHERE, EMPTY, LAST_TRUST, RECENT, Sighting, recognised
 from masklet.model.network import ABSENT, CERTAIN, MAPS, POINTERS, Recollection
 
 MAP_DTYPE = torch.bfloat16
@@ -127,20 +127,34 @@ class MemoryBank:
                 pointers.append((memory.pointer, distance))
         return Recollection(maps, pointers, reach, self._sightings(frame, sign))
 
-    def _sightings(self, frame: int, sign: int) -> list[tuple[Sighting, int]]:
-        """Choose what nano compares a frame with: the prompted frame last passed, a few on which it was last present.
+    def _said(self, frame: int, sign: int) -> list[int]:
+        """Return the prompted frame last passed, if none was the nearest one, and that to come if it shows the same."""
 
-        A prompt may contradict other prompts and what was tracked before it: of those, nothing is taken. Of an object
-        that is gone nobody knows where it will come back: it is looked for anywhere, but not in what was there
-        without it on the last few frames.
+        def comes(said: int) -> bool:
+            return sign * (frame - said) < 0
+
+        nearest = sorted(self.prompted, key=lambda said: (comes(said), abs(frame - said)))
+        coming = next(filter(comes, nearest), nearest[0])
+        return [nearest[0], coming] if coming != nearest[0] and self._agree(coming, nearest[0]) else nearest[:1]
+
+    def _agree(self, coming: int, last: int) -> bool:
+        one, other = self.prompted[coming].sighting, self.prompted[last].sighting
+        return one is not None and other is not None and recognised(one, [(other, abs(coming - last))])
+
+    def _sightings(self, frame: int, sign: int) -> list[tuple[Sighting, int]]:
+        """Choose what nano compares a frame with: the prompted frames around it, a few on which it was last present.
+
+        A prompt may contradict others and what was tracked before it: of these, nothing is taken, and of the one to
+        come only if it shows what looks like the same thing. Of an object that is gone nobody knows where it will come
+        back: it is looked for anywhere, but not in what was there without it on the last few frames.
         """
         if not self.prompted:
             return []
-        last = min(self.prompted, key=lambda said: (sign * (frame - said) < 0, abs(frame - said)))
-        since = _since(last, frame, sign)
+        said = self._said(frame, sign)
+        since = _since(said[0], frame, sign)
         passed = [self.recent.get(frame - sign * distance) for distance in range(1, EMPTY + 1)]
         empty = [m for m in passed if m is not None and m.score <= 0 and since(m.frame)]
-        seen = [(self.prompted[last].sighting, abs(frame - last))]
+        seen = [(self.prompted[last].sighting, abs(frame - last)) for last in said]
         seen += [(self.seen[found], abs(frame - found)) for found in reversed(self.seen) if since(found)]
         if empty and abs(frame - empty[0].frame) == 1:
             seen = [(_trusted(sighting), max(ANYWHERE, distance)) for sighting, distance in seen]

@@ -219,11 +219,9 @@ def check_prompts(prompts: Sequence[Prompt], *, height: int, width: int, frame_c
         _name("object name", prompt.object)
         where = f"object {prompt.object!r}, frame {prompt.frame}"
         if prompt.frame < 0 or (frame_count is not None and prompt.frame >= frame_count):
-            limit = (
-                "0 or more"
-                if frame_count is None
-                else f"0..{frame_count - 1}, the video has {_count(frame_count, 'frame')}"
-            )
+            limit = "0 or more"
+            if frame_count is not None:
+                limit = f"0..{frame_count - 1}, the video has {_count(frame_count, 'frame')}"
             raise BadPrompt(f"{where}: there is no such frame; choose one of {limit}")
         if not prompt.clicks and prompt.box is None and prompt.mask is None:
             raise BadPrompt(f"{where}: nothing is said; give a click, a box or a mask")

@@ -109,7 +109,8 @@ class Session:
             self._forget_around(name, frame)
         if memory is not None:
             corrects = tracked is not None or (name, frame) in self._followed
-            self._ranks[name, frame] = 1 + max(self._ranks.values(), default=0) if corrects else 0
+            leads = corrects and (prompt.box is not None or prompt.mask is not None or not self._drawn(name))
+            self._ranks[name, frame] = 1 + max(self._ranks.values(), default=0) if leads else 0
             self._keep(frame, {name: memory}, tracked)
         return self.preview(frame)
 
@@ -261,6 +262,10 @@ class Session:
         for i, (gap, reverse) in enumerate(passes):
             goes_on = i == 0 and self.tracker.bank(name).stands_behind(gap, reverse=reverse)
             yield _Span(name, gap if goes_on else self._from_anchor(name, anchors, gap, reverse), reverse)
+
+    def _drawn(self, name: str) -> bool:
+        """Whether a person gave a mask of the object: clicks amend what follows from it, and lead nowhere."""
+        return any(prompt.mask is not None for (said, _), prompt in self._said.items() if said == name)
 
     def _leads_backward(self, name: str, anchors: list[int], gap: range, direction: Direction) -> bool:
         """Between two prompts the later correction leads; without one, the direction."""

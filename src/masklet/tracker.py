@@ -8,12 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from masklet.answers import chosen, put
 from masklet.errors import BadPrompt
 from masklet.inputs import Geometry, boxes_around, dense, input_mask, points_of
 from masklet.memory import MAP_DTYPE, Memory, MemoryBank, reach_of
 from masklet.model.holes import fill_holes
 from masklet.model.layers import resize
-from masklet.model.mask_decoder import Answers
 from masklet.model.matching import Sighting, recognised
 from masklet.model.network import (
     ABSENT,
@@ -26,11 +26,8 @@ from masklet.model.network import (
     normalise,
 )
 from masklet.model.prompt_encoder import PADDING
-from masklet.model.target_model import hinted, learned, sharpened
+from masklet.model.target_model import hinted, sharpened
 from masklet.prompts import Prompt
-
-GROWTH, MOST_GROWTHS = 0.1, 2
-"""Boxes by which one click comes to mean a whole thing are this much larger, and so many are tried."""
 
 
 @dataclass(eq=False)
@@ -122,7 +119,8 @@ class Tracker:
             decoded = self.network.adopt(features, input_mask(self.network, self.geometry, prompt.mask))
             track.given[prompt.frame] = prompt.mask
         else:
-            decoded = self._ask(features, self._condition(features, track, prompt.frame, reverse), prompt, before)
+            image = self._condition(features, track, prompt.frame, reverse)
+            decoded = self._ask(features, image, prompt, before, amends=reverse is not None)
         memory = memories_of(self.network, features, decoded, prompt.frame, prompted=True)[0]
         if self.official:
             track.fresh[prompt.frame] = (memory, reverse is not None)
@@ -185,7 +183,7 @@ class Tracker:
         for i, track in enumerate(tracks):
             correction = track.waiting.pop(frame, None)
             if correction is not None:
-                again = self._ask(features, image[i : i + 1], correction, memories[i].low_resolution())
+                again = self._ask(features, image[i : i + 1], correction, memories[i].low_resolution(), amends=True)
                 memories[i] = memories_of(self.network, features, again, frame, prompted=True)[0]
             track.bank.keep(memories[i], prompted=correction is not None)
         return memories
@@ -196,50 +194,22 @@ class Tracker:
             return self.network.recall(features, [Recollection((), (), self.reach)])
         return self.network.recall(features, [track.bank.recollect(frame, reverse=reverse, reach=self.reach)])
 
-    def _ask(self, features: Features, image: Tensor, prompt: Prompt, before: NDArray[np.float32] | None) -> Decoded:
-        """Answer clicks or a box on a conditioned picture; `before` are the frame's earlier logits, `[4h, 4w]`."""
-        earlier = None if before is None else torch.from_numpy(before)
-        points = points_of(self.network, self.geometry, prompt, earlier)
-        answers = self.network.answer(image, features.fine, points, self._dense(before))
-        return chosen(self.network, features, image, points, answers)
+    def _ask(
+        self, features: Features, image: Tensor, prompt: Prompt, before: NDArray[np.float32] | None, *, amends: bool
+    ) -> Decoded:
+        """Answer clicks or a box on a conditioned picture; `before` are the frame's earlier logits, `[4h, 4w]`.
+
+        `amends`: they were tracked, and clicks change only a piece of them.
+        """
+        points, earlier = points_of(self.network, self.geometry, prompt), self._dense(before)
+        points = put(self.network, features, image, points, earlier, amends=amends)
+        answers = self.network.answer(image, features.fine, points, earlier)
+        kept = earlier if amends and prompt.box is None else None
+        return chosen(self.network, features, image, points, answers, kept)
 
     def _dense(self, logits: NDArray[np.float32] | None) -> Tensor | None:
         """Turn earlier logits into a dense prompt."""
         return None if logits is None else dense(torch.from_numpy(logits).to(self.network.device)[None, None])
-
-
-def chosen(network: Network, features: Features, image: Tensor, points: Points, answers: Answers) -> Decoded:
-    """Choose among the answers to prompts; nano takes one click for a whole thing, and then looks at the edges."""
-    decoded = network.choose(answers, ambiguous=points.ambiguous)
-    if not network.config.is_nano:
-        return decoded
-    if points.ambiguous:
-        decoded = grown(network, image, points, decoded, answers.ious[:, 0])
-    sharp = [sharpened(mask, features.early, learned(features.early, mask > 0)) for mask in decoded.logits[:, 0]]
-    return replace(decoded, logits=torch.stack(sharp)[:, None])
-
-
-def grown(network: Network, image: Tensor, clicks: Points, decoded: Decoded, ious: Tensor) -> Decoded:
-    """Ask again with a box slightly larger than each answer, as long as the decoder thinks better of what it finds.
-
-    What one click finds is often a part: a box shows the decoder that more may belong to it (`docs/nano.md`). `ious`
-    are predicted of the single answers to the clicks alone.
-    """
-    for _ in range(MOST_GROWTHS):
-        boxes = boxes_around(decoded.logits, GROWTH)
-        points = Points(torch.cat((boxes.xy, clicks.xy), dim=1), torch.cat((boxes.labels, clicks.labels), dim=1))
-        with torch.no_grad():
-            wider = network.answer(image, None, points, None)
-        better = (wider.ious[:, 0] > ious) & (decoded.scores > 0)
-        if not better.any():
-            break
-        ious = torch.where(better, wider.ious[:, 0], ious)
-        decoded = replace(
-            decoded,
-            logits=torch.where(better[:, None, None, None], wider.logits[:, :1], decoded.logits),
-            ious=torch.where(better, ious, decoded.ious),
-        )
-    return decoded
 
 
 def propagated(

@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from masklet.answers import chosen, put
 from masklet.inputs import Geometry, dense, input_mask, points_of
 from masklet.memory import Memory, MemoryBank, reach_of
 from masklet.model.mask_decoder import Answers
 from masklet.model.network import Decoded, Features, Network, Points, Recollection, normalise, with_evidence
 from masklet.prompts import Prompt
 from masklet.tracker import (
-    chosen,
     hidden_where_unlike,
     lost_where_nowhere,
     memories_of,
@@ -115,7 +115,7 @@ class _Run:
             tensors = torch.cat([input_mask(self.network, self.geometry, mask) for mask in masks])
             # What the person drew is the answer, and nothing is left to judge, as in the official training.
             self._remember(given, self.network.adopt(self.features, tensors))
-        points = {row: points_of(self.network, self.geometry, prompts[row], None) for row in self.rows}
+        points = {row: points_of(self.network, self.geometry, prompts[row]) for row in self.rows}
         for rows in _alike({row: points[row] for row in self.rows if row not in given}):
             asked = self.person.kinds[rows[0]]
             self._ask(rows, _batch([points[row] for row in rows]), None, asked=asked)
@@ -150,11 +150,16 @@ class _Run:
         if not said:
             return
         self.out.prompts.append(tuple(said.values()))
-        earlier = {row: _logits(self.now[row]) for row in said}
-        points = {row: points_of(self.network, self.geometry, prompt, earlier[row][0]) for row, prompt in said.items()}
+        earlier = {row: dense(_logits(self.now[row]))[None] for row in said}
+        points = {row: self._put(row, prompt, earlier[row]) for row, prompt in said.items()}
         for rows in _alike(points):
-            logits = dense(torch.stack([earlier[row] for row in rows]))
+            logits = torch.cat([earlier[row] for row in rows])
             self._ask(rows, _batch([points[row] for row in rows]), logits, asked="correct")
+
+    def _put(self, row: int, prompt: Prompt, earlier: Tensor) -> Points:
+        points = points_of(self.network, self.geometry, prompt)
+        image = self.image[row : row + 1]
+        return put(self.network, self.features, image, points, earlier, amends=self.at > 0)
 
     def _within_reach(self, points: Points | None) -> list[int]:
         """Return the rows whose answer the network can know.
@@ -174,7 +179,8 @@ class _Run:
         """Put prompts of one shape to the decoder; their frame conditions the others from now on."""
         image = self.image[list(rows)]
         answers = self.network.answer(image, self.features.fine, points, logits)
-        decoded = chosen(self.network, self.features, image, points, answers)
+        kept = logits if self.at and asked == "correct" else None
+        decoded = chosen(self.network, self.features, image, points, answers, kept)
         self._judge(rows, answers, decoded.logits, "three" if points.ambiguous else "one", asked)
         self._remember(rows, decoded)
 
