@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clips import ball, disc, nano, write_folder
+from clips import HEIGHT, WIDTH, ball, disc, iou, nano, write_folder
+from PIL import Image
 
 from masklet.answers import amended
 from masklet.inputs import framed
@@ -27,6 +28,10 @@ def clicks(*said):
     return Points(torch.tensor([xy]), torch.tensor([[int(positive) for _, _, positive in said]]))
 
 
+def never(xy):
+    raise AssertionError("nothing more needs to be asked")
+
+
 MASK = ".......... .####..... .####..... .####..... .......... ##........"
 ANSWER = "#......... ..######.. ..######.. ..######.. .......... .........."
 
@@ -43,12 +48,33 @@ ANSWER = "#......... ..######.. ..######.. ..######.. .......... .........."
     ids=["what is missing", "what is too much", "a piece apart", "what is there already", "both"],
 )
 def test_clicks_change_the_pieces_that_they_point_at_and_nothing_else(said, becomes):
-    changed = amended(drawn(MASK), drawn(ANSWER), clicks(*said)) > 0
+    changed = amended(drawn(MASK), drawn(ANSWER), clicks(*said), [never]) > 0
     assert torch.equal(changed, drawn(becomes) > 0)
 
 
-def test_of_a_mask_without_an_inside_the_answer_is_taken_whole():
-    assert torch.equal(amended(drawn(".... ...."), drawn(".##. ...."), clicks((0, 0, True))), drawn(".##. ...."))
+@pytest.mark.parametrize(
+    "answer",
+    [".......... .......... .......... .......... .......... ..........", MASK],
+    ids=["all is lost", "nothing is"],
+)
+def test_where_the_answer_to_a_negative_click_loses_all_or_nothing_the_smallest_thing_under_it_is_taken_away(answer):
+    thing = drawn(".......... .##....... .##....... .......... .......... ..........")[0, 0] > 0
+    asked = []
+
+    def smallest(xy):
+        asked.append(xy.tolist())
+        return thing
+
+    whole = drawn(".......... .####..... .####..... .####..... .......... ..........")
+    changed = amended(whole, drawn(answer), clicks((1, 1, False)), [smallest]) > 0
+    assert torch.equal(changed, (whole > 0) & ~thing)
+    assert asked == [[6.0, 6.0]]
+
+
+@pytest.mark.parametrize(("positive", "becomes"), [(True, ".##. ...."), (False, ".... ....")])
+def test_where_there_is_no_mask_only_a_positive_click_makes_one(positive, becomes):
+    said = clicks((0, 0, positive))
+    assert torch.equal(amended(drawn(".... ...."), drawn(".##. ...."), said, [never]), drawn(becomes))
 
 
 def test_a_box_goes_around_the_mask_and_what_is_to_be_added():
@@ -60,7 +86,7 @@ def test_a_box_goes_around_the_mask_and_what_is_to_be_added():
     assert (x0 <= 4, y0 <= 4, x1, y1) == (True, True, 38.0, 22.0)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def bunny():
     with Session(BUNNY, nano(768)) as session:
         session.add_box("bunny", 0, 120, 10, 320, 310)
@@ -99,3 +125,42 @@ def test_a_second_click_keeps_what_the_first_one_meant():
         first = session.add_click("bunny", 0, 245, 60)["bunny"]
         second = session.add_click("bunny", 0, 205, 190)["bunny"]
     assert (first & second).sum() > 0.85 * first.sum()
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_negative_click_where_the_object_is_gone_brings_nothing_back(tmp_path, waits):
+    clip = write_folder(tmp_path / "clip")
+    for frame in range(3, 6):
+        Image.fromarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8)).save(clip / f"{frame}.png")
+    with Session(clip, nano(448)) as session:
+        session.add_mask("disc", 0, disc(0))
+        if not waits:
+            list(session.track("forward", max_frames=6))
+        session.add_click("disc", 4, 20, 20, positive=False)
+        tracked = {masks.frame: masks for masks in session.track("forward", max_frames=6)}
+    assert [tracked[frame]["disc"].any() for frame in range(6)] == [True] * 3 + [False] * 3
+    assert tracked[4].object_scores[0] < 0
+
+
+def test_an_object_that_a_person_calls_gone_is_found_again(tmp_path):
+    clip = write_folder(tmp_path / "clip")
+    for frame in range(3, 5):
+        Image.fromarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8)).save(clip / f"{frame}.png")
+    with Session(clip, nano(448)) as session:
+        session.add_mask("disc", 0, disc(0))
+        list(session.track())
+        session.add_mask("disc", 4, np.zeros((HEIGHT, WIDTH), bool))
+        tracked = {masks.frame: masks for masks in session.track()}
+    assert not tracked[4]["disc"].any()
+    assert all(iou(tracked[frame]["disc"], disc(frame)) > 0.8 for frame in (5, 6, 7))
+
+
+def test_a_negative_click_inside_a_good_mask_leaves_most_of_it(bunny):
+    session, _ = bunny
+    before = session.preview(3)["bunny"]
+    ys, xs = np.nonzero(before)
+    x, y = float(np.median(xs)), float(np.quantile(ys, 0.75))
+    after = session.add_click("bunny", 3, x, y, positive=False)["bunny"]
+    assert not after[int(y), int(x)]
+    assert not (after & ~before).sum() > 0.02 * before.sum()
+    assert after.sum() > 0.1 * before.sum()

@@ -259,6 +259,19 @@ def test_of_prompted_frames_that_contradict_each_other_the_one_last_passed_count
     assert looked_at(bank, frame, reverse=reverse) == [(seen, abs(frame - seen))]
 
 
+def test_where_a_person_said_that_it_is_gone_is_not_where_to_look_for_it():
+    bank = MemoryBank()
+    bank.keep(memory(0), prompted=True)
+    list(run(bank, range(1, 5)))
+    gone = memory(5, score=-1.0)
+    bank.keep(replace(gone, sighting=gone.sighting.without()), prompted=True)
+    bank.arrive(6, reverse=False)
+    assert looked_at(bank, 6) == [(0, ANYWHERE), (5, 1)]
+    bank.keep(memory(6), prompted=False)
+    bank.arrive(7, reverse=False)
+    assert looked_at(bank, 7) == [(0, 7), (6, 1), (5, 2)]
+
+
 @pytest.mark.parametrize(
     ("frame", "reverse", "seen"),
     [(1, False, [0, 5]), (6, False, [5, 9]), (1, True, [5, 0]), (12, False, [9]), (12, True, [9])],

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from masklet.model.attention import KEY_BLOCK, QUERY_BLOCK, Attention, attend_in_blocks
+from masklet.model.attention import KEY_BLOCK, QUERY_BLOCK, Attention, attend_in_blocks, attend_one_head
 from masklet.model.config import HIERA, NANO, sam2_config
 from masklet.model.hiera import join_windows, split_windows
 from masklet.model.layers import LayerNorm2d, resize
@@ -342,6 +342,15 @@ def test_attention_in_blocks_is_attention(queries, keys, scale):
     q, k, v = noise(queries, 16) * scale, noise(keys, 16, seed=1) * scale, noise(keys, 4, seed=2)
     expected = functional.scaled_dot_product_attention(q[None], k[None], v[None])[0]
     assert torch.allclose(attend_in_blocks(q, k, v), expected, atol=1e-4 if scale == 30 else 1e-5)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_attention_to_a_long_memory_is_as_exact_in_half_precision_as_half_precision_is(kind):
+    q, k, v = (torch.randn(n, c).to(kind) for n, c in ((8, 256), (20_000, 256), (20_000, 64)))
+    exact = torch.softmax(q.double() @ k.double().T / 16, dim=1) @ v.double()
+    with torch.inference_mode():
+        error = (attend_one_head(q, k, v).double() - exact).norm() / exact.norm()
+    assert error < 0.005
 
 
 def test_looking_back_is_attention_to_projected_memories():

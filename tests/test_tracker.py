@@ -10,6 +10,7 @@ from clips import FRAMES, HEIGHT, WIDTH, ball, box_around, disc, iou, middle, na
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from parity.amplify import amplified
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from masklet.errors import BadPrompt
 from masklet.inputs import Geometry
@@ -186,6 +187,52 @@ def test_any_mix_of_objects_gets_together_what_each_gets_alone(mix, beforehand, 
         expected, *expected_scores = alone[key]
         assert np.abs(logits - expected).max() < 1e-4
         assert scores == pytest.approx(expected_scores, abs=1e-4)
+
+
+def test_many_objects_go_through_the_network_a_few_at_a_time(monkeypatch):
+    sizes = []
+    answer = Network.answer
+
+    def counting(network, image, *rest):
+        sizes.append(len(image))
+        return answer(network, image, *rest)
+
+    def tracked():
+        tracker = Tracker(nano(), **SIZE)
+        for i, mask in enumerate([disc(0), ball(0), disc(0) | ball(0)]):
+            tracker.prompt(seen(nano(), 0), Prompt(str(i), 0, mask=mask))
+        sizes.clear()
+        return step(tracker, 1, seen(nano(), 1), tracker.objects)
+
+    monkeypatch.setattr(Network, "answer", counting)
+    together = tracked()
+    assert sizes == [3]
+    monkeypatch.setattr("masklet.tracker.AT_ONCE", 2)
+    apart = tracked()
+    assert sizes == [2, 1]
+    assert all(iou(apart[name], together[name]) > 0.999 for name in together)
+
+
+class NoDoublePrecision(TorchDispatchMode):
+    """Apple's GPUs have none; none of them is here."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for one in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(one, torch.Tensor) and one.dtype == torch.float64:
+                raise TypeError(f"{func} makes double precision")
+        return out
+
+
+@pytest.mark.parametrize("network", [nano, tiny], ids=["nano", "sam2"])
+def test_no_double_precision_is_needed_beside_the_target_model_which_is_learned_on_the_processor(network, monkeypatch):
+    for module in ("answers", "model.network"):
+        monkeypatch.setattr(f"masklet.{module}.learned", lambda early, mask: None)
+    tracker = Tracker(network(), **SIZE)
+    with NoDoublePrecision():
+        tracker.prompt(tracker.see(picture(0)), around("ball", 0, ball(0)))
+        tracker.prompt(tracker.see(picture(0)), Prompt("disc", 0, mask=disc(0)))
+        step(tracker, 1, tracker.see(picture(1)), tracker.objects)
 
 
 def test_removing_an_object_changes_nothing_for_the_others():

@@ -3,7 +3,9 @@
 nano has no memory by which to know what a click on a mask belongs to, and its decoder takes one for the piece under it.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ from torch.nn import functional
 from masklet.inputs import boxes_around, framed
 from masklet.model.colours import CELL
 from masklet.model.mask_decoder import Answers
-from masklet.model.network import Decoded, Features, Network, Points
+from masklet.model.network import CERTAIN, PLAUSIBLE, Decoded, Features, Network, Points
 from masklet.model.prompt_encoder import BOX_TOP_LEFT, NEGATIVE, POSITIVE
 from masklet.model.target_model import learned, sharpened
 
@@ -20,6 +22,10 @@ GROWTH, MOST_GROWTHS = 0.1, 2
 """Boxes by which one click comes to mean a whole thing are this much larger, and so many are tried."""
 KEPT = 0.9
 """An answer to clicks that keeps less than this share of a frame's mask has forgotten what they are about."""
+MOST_TAKEN = 0.9
+"""Nor does a negative click mean more than this share of it: then what lies under the click is asked for by itself."""
+Piece = Callable[[Tensor], Tensor]
+"""Finds the smallest thing `[4h, 4w]` at a point `[2]`."""
 
 
 def put(
@@ -62,8 +68,16 @@ def chosen(
     if points.ambiguous:
         decoded = grown(network, image, points, decoded, answers.ious[:, 0])
     sharp = [sharpened(mask, features.early, learned(features.early, mask > 0)) for mask in decoded.logits[:, 0]]
-    logits = torch.stack(sharp)[:, None]
-    return replace(decoded, logits=logits if kept is None else amended(kept, logits, points))
+    decoded = replace(decoded, logits=torch.stack(sharp)[:, None])
+    if kept is None:
+        return decoded
+    pieces = [partial(smallest, network, features, image[row : row + 1]) for row in range(len(image))]
+    gone = ~((kept > 0).flatten(1).any(1) | (points.labels == POSITIVE).any(1))  # and nothing is said to be there
+    return replace(
+        decoded,
+        logits=amended(kept, decoded.logits, points, pieces),
+        scores=torch.where(gone, -CERTAIN, decoded.scores),
+    )
 
 
 def grown(network: Network, image: Tensor, clicks: Points, decoded: Decoded, ious: Tensor) -> Decoded:
@@ -89,25 +103,38 @@ def grown(network: Network, image: Tensor, clicks: Points, decoded: Decoded, iou
     return decoded
 
 
-def amended(kept: Tensor, found: Tensor, clicks: Points) -> Tensor:
+def smallest(network: Network, features: Features, image: Tensor, xy: Tensor) -> Tensor:
+    """Return the smallest thing that a point `[2]` of a picture `[1, 256, h, w]` can mean, `[4h, 4w]`."""
+    points = Points(xy[None, None], torch.tensor([[POSITIVE]], device=xy.device))
+    with torch.no_grad():
+        answers = network.answer(image, features.fine, points, None)
+    ious, readings = answers.ious[0, 1:], answers.logits[0, 1:] > 0
+    areas = torch.where(ious >= ious.max() - PLAUSIBLE, readings.sum(dim=(1, 2)), readings[0].numel())
+    return readings[areas.argmin()]
+
+
+def amended(kept: Tensor, found: Tensor, clicks: Points, pieces: Sequence[Piece]) -> Tensor:
     """Change of a mask, logits `[b, 1, 4h, 4w]`, what clicks `[b, n, 2]` point at, as far as an answer reaches there.
 
-    A positive click adds the piece of the answer under it, a negative one takes away the piece that the answer lacks.
-    A mask without an inside is the answer.
+    A positive click adds the piece of the answer under it, a negative one takes away the piece that the answer lacks,
+    or, where that is most of the mask or does not reach the click, the smallest thing under it. A mask without an
+    inside is the answer, unless nothing is said to be there.
     """
-    return torch.stack(
-        [
-            _amended(mask[0], answer[0], xy, labels)[None] if (mask > 0).any() else answer
-            for mask, answer, xy, labels in zip(kept, found, clicks.xy, clicks.labels, strict=True)
-        ]
-    )
+    rows = zip(kept[:, 0], found[:, 0], clicks.xy, clicks.labels, pieces, strict=True)
+    return torch.stack([_amended(*row) for row in rows])[:, None]
 
 
-def _amended(mask: Tensor, answer: Tensor, xy: Tensor, labels: Tensor) -> Tensor:
-    before, after = mask > 0, answer > 0
-    added = _pieces(after & ~before, xy[labels == POSITIVE])
-    lost = _pieces(before & ~after, xy[labels == NEGATIVE])
-    return torch.where(added | lost, answer, mask)
+def _amended(mask: Tensor, answer: Tensor, xy: Tensor, labels: Tensor, piece: Piece) -> Tensor:
+    before, after, positive = mask > 0, answer > 0, labels == POSITIVE
+    if not before.any():
+        return answer if positive.any() else mask
+    added, lost = _pieces(after & ~before, xy[positive]), torch.zeros_like(before)
+    for point in xy[labels == NEGATIVE]:
+        taken = _pieces(before & ~after, point[None])
+        honoured = taken[_around(point)].any() and taken.sum() <= MOST_TAKEN * before.sum()
+        if before[_around(point)].any():
+            lost |= taken if honoured else before & piece(point)
+    return torch.where(added, answer, torch.where(lost, -answer.abs(), mask))
 
 
 def _pieces(area: Tensor, xy: Tensor) -> Tensor:

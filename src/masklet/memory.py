@@ -128,12 +128,16 @@ class MemoryBank:
         return Recollection(maps, pointers, reach, self._sightings(frame, sign))
 
     def _said(self, frame: int, sign: int) -> list[int]:
-        """Return the prompted frame last passed, if none was the nearest one, and that to come if it shows the same."""
+        """Return the prompted frame last passed, if none was the nearest one, and that to come if it shows the same.
+
+        Where a person said that the object is gone there is nothing to look for.
+        """
 
         def comes(said: int) -> bool:
             return sign * (frame - said) < 0
 
-        nearest = sorted(self.prompted, key=lambda said: (comes(said), abs(frame - said)))
+        shown = [said for said, memory in self.prompted.items() if memory.score > 0]
+        nearest = sorted(shown or self.prompted, key=lambda said: (comes(said), abs(frame - said)))
         coming = next(filter(comes, nearest), nearest[0])
         return [nearest[0], coming] if coming != nearest[0] and self._agree(coming, nearest[0]) else nearest[:1]
 
@@ -151,9 +155,9 @@ class MemoryBank:
         if not self.prompted:
             return []
         said = self._said(frame, sign)
-        since = _since(said[0], frame, sign)
-        passed = [self.recent.get(frame - sign * distance) for distance in range(1, EMPTY + 1)]
-        empty = [m for m in passed if m is not None and m.score <= 0 and since(m.frame)]
+        since = _since(min(self.prompted, key=lambda at: (sign * (frame - at) < 0, abs(frame - at))), frame, sign)
+        passed = [self.at(frame - sign * distance) for distance in range(1, EMPTY + 1)]
+        empty = [m for m in passed if m is not None and m.score <= 0 and (since(m.frame) or m.frame in self.prompted)]
         seen = [(self.prompted[last].sighting, abs(frame - last)) for last in said]
         seen += [(self.seen[found], abs(frame - found)) for found in reversed(self.seen) if since(found)]
         if empty and abs(frame - empty[0].frame) == 1:

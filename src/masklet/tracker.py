@@ -29,6 +29,9 @@ from masklet.model.prompt_encoder import PADDING
 from masklet.model.target_model import hinted, sharpened
 from masklet.prompts import Prompt
 
+AT_ONCE = 16
+"""Objects in a batch: of a SAM 2 each takes 70 MB."""
+
 
 @dataclass(eq=False)
 class _Track:
@@ -130,14 +133,15 @@ class Tracker:
 
     @torch.inference_mode()
     def step(self, frame: int, features: Features, objects: Sequence[str], *, reverse: bool = False) -> list[Memory]:
-        """Track objects on one frame, all in one batch; those prompted on it keep their answer."""
+        """Track objects on one frame, `AT_ONCE` in a batch; those prompted on it keep their answer."""
         tracks = [self._tracks[name] for name in objects]
         for track in tracks:
             track.settle()
             track.bank.arrive(frame, reverse=reverse)
         known = [track.bank.prompted.get(frame) for track in tracks]
         todo = [track for track, memory in zip(tracks, known, strict=True) if memory is None]
-        new = iter(self._track(frame, features, todo, reverse) if todo else ())
+        groups = [todo[at : at + AT_ONCE] for at in range(0, len(todo), AT_ONCE)]
+        new = iter([memory for group in groups for memory in self._track(frame, features, group, reverse)])
         return [memory or next(new) for memory in known]
 
     @torch.inference_mode()

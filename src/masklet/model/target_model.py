@@ -45,7 +45,7 @@ def learned(early: Tensor, mask: Tensor) -> TargetModel | None:
     Inside and around weigh the same, whatever their areas. None where the mask has no inside or nothing around it.
     """
     near = _spread(mask, AROUND)
-    cells, inside = early[:, near].T.double(), mask[near]
+    cells, inside = early[:, near].T.cpu().double(), mask[near].cpu()  # Apple's GPUs have no double precision
     if not inside.any() or inside.all():
         return None
     count = inside.sum()
@@ -55,7 +55,8 @@ def learned(early: Tensor, mask: Tensor) -> TargetModel | None:
     known = functional.pad((cells - mean) / deviation, (0, 1), value=1.0)  # the last weight is the bias
     weights = _fitted(known, inside.double(), shares[:, 0])
     slopes = weights[:-1] / deviation
-    return TargetModel(slopes.float(), (weights[-1] - slopes @ mean).float())
+    bias = weights[-1] - slopes @ mean
+    return TargetModel(slopes.float().to(early.device), bias.float().to(early.device))
 
 
 def sharpened(logits: Tensor, early: Tensor, target: TargetModel | None) -> Tensor:

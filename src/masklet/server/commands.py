@@ -43,7 +43,10 @@ def _flag(name: str, setting: FieldInfo) -> Callable[[Callable[..., None]], Call
     return click.option(flag, name, type=taken, default=None, help=help + shown)
 
 
-_PLAIN: dict[Any, click.ParamType[Any]] = {int: click.INT, float: click.FLOAT}
+_PLAIN: "dict[Any, click.ParamType[Any]]" = {  # in quotes: before click 8.4 the type had no parameter
+    int: click.INT,
+    float: click.FLOAT,
+}
 
 
 def read_settings(flags: dict[str, Any]) -> Settings:
