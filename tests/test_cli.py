@@ -343,7 +343,7 @@ def test_a_video_that_may_not_be_read_is_code_4(bad):
     [
         (
             ["--model", "sam2.1-tyni"],
-            "model 'sam2.1-tyni' is no file, .*Did you mean sam2.1-tiny.*Known: nano, sam2.1-tiny",
+            "model 'sam2.1-tyni' is no file, .*Did you mean sam2.1-tiny.*Known: nano, nano-fine, sam2.1-tiny",
         ),
         (["--device", "warp"], "device 'warp' is not here: choose auto or cpu"),
     ],
@@ -528,17 +528,18 @@ def test_when_nobody_reads_the_chat_any_more_work_goes_on(still, work):
 def test_models_lists_every_model_and_where_it_is(work):
     done = masklet("models", cwd=work)
     assert done.code == 0
-    first, *others = done.out.splitlines()
-    assert re.fullmatch(r"nano +29 MB  /.+/embedded/nano\.safetensors", first)
-    assert len(others) == 8
+    lines = done.out.splitlines()
+    embedded, others = lines[:2], lines[2:]
+    assert all(re.fullmatch(r"nano(-fine)? +29 MB  /.+/embedded/nano\.safetensors", line) for line in embedded)
+    assert (len(embedded), len(others)) == (2, 8)
     assert all(re.fullmatch(r"sam2(\.1)?-[a-z-]+ +\d+ MB  from facebook/sam2(\.1)?-hiera-[a-z-]+", o) for o in others)
     assert "--model NAME" in done.err
 
 
 def test_models_as_json(work):
     rows = json.loads(masklet("models", "--json", cwd=work).out)
-    assert [list(row) for row in rows] == [["name", "size_mb", "licence", "source", "path"]] * 9
-    assert [row["path"] is None for row in rows] == [False] + [True] * 8
+    assert [list(row) for row in rows] == [["name", "size_mb", "licence", "source", "path"]] * 10
+    assert [row["path"] is None for row in rows] == [False] * 2 + [True] * 8
 
 
 def test_models_verify_says_what_the_file_holds(work):

@@ -91,7 +91,7 @@ def test_models_are_fetched_once_and_then_work_offline(hub: Hub, tiny: Path, tmp
     ]
     tiny_name, own_name = model_hash(load_network(tiny, device="cpu")), model_hash("nano")
     before, _, by_name, by_id, verified, after, own = ask(questions, tmp_path, HF_ENDPOINT=hub.url)
-    assert (before, after) == (["nano"], ["nano", "sam2.1-tiny"])
+    assert (before, after) == (["nano", "nano-fine"], ["nano", "nano-fine", "sam2.1-tiny"])
     assert (by_name, by_id, own) == (tiny_name, tiny_name, own_name)
     assert "39.0 million parameters" in verified and f"SHA-256 {digest} (as published)" in verified
     assert [asked for asked in hub.asked if asked.startswith("GET")] == [
@@ -129,7 +129,7 @@ def test_what_the_hub_does_not_give_is_refused_with_the_way_out(hub: Hub, tmp_pa
     assert false.startswith("BadWeights: sam2.1-tiny arrived with SHA-256 ")
     assert f"instead of {MODELS['sam2.1-tiny'].sha256} and was deleted" in false
     assert f"download {TINY_URL} and give its path to --model, or use nano" in false
-    assert after == ["nano"]
+    assert after == ["nano", "nano-fine"]
     assert "model.safetensors is neither a checkpoint (.pt) nor safetensors" in notes
     assert "somebody/nothing cannot be fetched from the hub (RepositoryNotFoundError: 404" in nothing
     assert "'some body/nothing' is no file, no hub id" in no_id
@@ -141,7 +141,7 @@ def test_connection_that_breaks_or_never_comes_is_one_refusal(hub: Hub, tmp_path
     broken, after = ask([("load", "sam2.1-tiny"), ("installed", "")], tmp_path, HF_ENDPOINT=hub.url)
     assert broken.startswith(f"BadWeights: {TINY} cannot be fetched from the hub (RemoteProtocolError: ")
     assert f"for sam2.1-tiny, download {TINY_URL} and give its path to --model, or use nano" in broken
-    assert after == ["nano"]
+    assert after == ["nano", "nano-fine"]
 
     unreachable, own = ask([("load", "sam2.1-tiny"), ("load", "nano")], tmp_path, HF_ENDPOINT="http://127.0.0.1:1")
     assert f"{TINY} is not on this machine and the hub cannot be reached: for sam2.1-tiny, download" in unreachable

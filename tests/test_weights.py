@@ -97,12 +97,15 @@ def test_every_tensor_arrives_from_every_format(
     assert [n for n in loaded if not torch.equal(loaded[n], weights[n])] == []
 
 
-@pytest.mark.parametrize("name", MODELS)
+HAVE_A_FILE = [name for name in MODELS if name != "nano-fine"]
+
+
+@pytest.mark.parametrize("name", HAVE_A_FILE)
 def test_a_model_is_told_from_its_tensors(name: str) -> None:
     assert infer_config(shapes(name), Path("weights.pt")) == MODELS[name].config
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "nano"])
+@pytest.mark.parametrize("name", [name for name in HAVE_A_FILE if name != "nano"])
 def test_a_model_is_told_from_hugging_face_names(name: str) -> None:
     assert infer_config(to_hugging_face(shapes(name)), Path("model.safetensors")) == MODELS[name].config
 
@@ -181,7 +184,7 @@ def test_hugging_face_weights_that_do_not_fit_are_refused_by_name(
     [
         ("sam2.1-tinny", "'sam2.1-tinny' is no file, .* Did you mean sam2.1-tiny"),
         ("sam2-base_plus", "Did you mean sam2-base-plus"),
-        ("zzz", r"no known name\. Known: nano, sam2\.1-tiny"),
+        ("zzz", r"no known name\. Known: nano, nano-fine, sam2\.1-tiny"),
         ("", "'' is no file"),
         ("none.pt", "'none.pt' is no file"),
         ("checkpoints/sam2.1_hiera_tiny.pt", "tiny.pt' is no file"),
@@ -290,7 +293,7 @@ def test_hash_names_the_weights_and_not_the_file(folder: Path) -> None:
 
 
 def test_official_files_are_known_to_the_last_byte() -> None:
-    official = [model for model in MODELS.values() if model.name != "nano"]
+    official = [model for model in MODELS.values() if not model.config.is_nano]
     assert len(official) == 8
     assert len({model.sha256 for model in official}) == 8
     for model in official:
@@ -299,6 +302,13 @@ def test_official_files_are_known_to_the_last_byte() -> None:
         assert model.url is not None and model.url.endswith(f"/{model.file}")
         stored = sum(t.numel() * 4 for t in shapes(model.name).values()) / 1e6
         assert stored == pytest.approx(model.size_mb, rel=0.002)
+
+
+def test_nano_fine_is_nano_that_looks_at_larger_pictures() -> None:
+    nano, fine = load_network("nano", device="cpu"), load_network("nano-fine", device="cpu")
+    assert fine.config == replace(nano.config, image_px=1280)
+    assert model_hash(fine) == model_hash(nano)
+    assert verify_model("nano-fine").startswith("nano-fine: ")
 
 
 def test_nano_is_always_here_and_can_be_verified() -> None:

@@ -1,6 +1,6 @@
 """The models that masklet knows by name: their shape, where they come from, and how to tell the right file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from masklet.model.config import NANO, ModelConfig, Revision, sam2_config
 
@@ -40,6 +40,7 @@ MODELS = {
     model.name: model
     for model in (
         Model("nano", NANO, 29.0),
+        Model("nano-fine", replace(NANO, image_px=1280), 29.0),  # the same file, and larger pictures
         _official("tiny", "2.1", 156.0, "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69"),
         _official("small", "2.1", 184.4, "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38"),
         _official("base-plus", "2.1", 323.6, "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5"),
@@ -50,4 +51,4 @@ MODELS = {
         _official("large", "2.0", 897.9, "7442e4e9b732a508f80e141e7c2913437a3610ee0c77381a66658c3a445df87b"),
     )
 }
-"""Best known first: nano needs no download, 2.1 is better than 2.0."""
+"""Quickest to try first: nano needs no download, 2.1 is better than 2.0."""

@@ -56,6 +56,8 @@ def load_network(model: str | Path = "nano", *, device: str = "auto", dtype: str
     config = infer_config(weights, path)
     if config.is_nano and HEARD in weights:
         config = replace(config, remembers=bool(weights[HEARD].any()))
+    if (known := MODELS.get(str(model))) is not None:
+        config = replace(config, image_px=known.config.image_px)
     network = Network(config)
     _fill(network, weights, path)
     return network.to(chosen, kind).eval().requires_grad_(False)
@@ -112,7 +114,7 @@ def verify_model(model: str) -> str:
     published = known.sha256 if known is not None and path.name == known.file else None
     if published is not None and digest != published:
         raise BadWeights(f"{path} has SHA-256 {digest}, but {model} has {published}: delete it and fetch it again")
-    network = load_network(path, device="cpu")
+    network = load_network(model, device="cpu")
     if known is not None and network.config != known.config:
         raise BadWeights(f"{path} holds another model than {model}: delete it and fetch it again")
     count = sum(p.numel() for p in network.parameters()) / 1e6

@@ -75,7 +75,7 @@ class TestPython2(SeenByEveryClient):
         catalogue = seen["catalogue"]
         assert "meta/sam-2-video" in catalogue["readme"]
         assert catalogue["examples"] == []
-        assert catalogue["searched"] == ["sam-2-video", "nano"]
+        assert catalogue["searched"] == ["sam-2-video", "nano", "nano-fine"]
 
 
 @pytest.mark.parametrize("client", ["python1", "python2"])
