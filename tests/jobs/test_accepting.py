@@ -93,10 +93,15 @@ def test_two_owners_may_choose_the_same_key(store):
 def test_an_id_that_the_client_chose_works_like_a_key(store):
     chosen = replace(ANY, id="my-own")
     assert accept(store, chosen).id == accept(store, chosen).id == "my-own"
-    for other in (replace(chosen, input={}), replace(chosen, owner="bob")):
-        with pytest.raises(KeyReused, match="the id was used before"):
-            store.create(other)
+    with pytest.raises(KeyReused, match="the id was used before"):
+        store.create(replace(chosen, input={}))
     assert store.get("my-own", owner="bob") is None
+
+
+def test_an_id_that_another_owner_chose_is_said_to_be_taken(store):
+    accept(store, replace(ANY, id="chosen", owner="ann"))
+    with pytest.raises(KeyReused, match=r"the id 'chosen' is taken.*choose another$"):
+        store.create(replace(ANY, id="chosen", owner="bob"))
 
 
 def test_a_full_queue_refuses_and_running_predictions_are_not_in_it(opened):

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 
 from masklet.server.auth import LOCAL_OWNER, BadSetup, Gate, check_exposure, is_loopback, read_tokens
 from masklet.server.problems import Refusal
-from server.serving import CLICK, HOSTED, TOKEN, serving
+from server.serving import CLICK, HOSTED, TOKEN, serving, wait_until
 
 ALICE, BOB = TOKEN, TOKEN[::-1]
 OPEN = ["/", "/healthz", "/readyz", "/health", "/health-check", "/docs", "/openapi.json"]
@@ -102,6 +102,23 @@ def test_what_tells_nothing_of_anybodys_work_needs_none(nobody, path):
     assert nobody.get(path).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_who_only_wants_to_know_whether_it_lives_may_ask_for_the_head(nobody, path):
+    answer = nobody.head(path)
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_which_prediction_a_worker_runs_is_not_told_without_a_token(alice, nobody, clip):
+    file = alice.post("/v1/files", files={"content": clip.read_bytes()}).json()["urls"]["get"]
+    slow = {"version": HOSTED, "input": {"input_video": file, **CLICK, "click_object_ids": "fault-hang-1"}}
+    made = alice.post("/v1/predictions", json=slow).json()["id"]
+    wait_until(lambda: made in alice.get("/health").text)
+    health = nobody.get("/health").json()
+    assert [worker["state"] for worker in health["workers"]] == ["busy"]
+    assert made not in str(health)
+    alice.post(f"/v1/predictions/{made}/cancel")
+
+
 @pytest.mark.parametrize("scheme", ["Bearer", "Token", "bearer", "TOKEN"])
 def test_both_words_that_clients_use_are_taken(nobody, scheme):
     assert nobody.get("/v1/account", headers={"Authorization": f"{scheme} {ALICE}"}).json()["username"] == "alice"
@@ -148,6 +165,8 @@ def test_nobody_can_take_the_id_of_another_owners_prediction(alice, bob, clip):
     theirs = bob.post("/v1/files", files={"content": clip.read_bytes()}).json()["urls"]["get"]
     answer = bob.put("/predictions/mine", json={"input": {"input_video": theirs, **CLICK}})
     assert answer.status_code == 422
+    assert "'mine' is taken" in answer.json()["detail"]
+    assert "same request" not in answer.json()["detail"], "no request of bob's would do"
     assert file not in answer.text
 
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread
 
@@ -164,6 +165,17 @@ def test_who_goes_before_the_answer_cancels_it(http, video):
     with pytest.raises(httpx.ReadTimeout):
         http.post("/predictions", json=body, timeout=0.5)
     assert wait_until_ended(http, "left-behind")["status"] == "canceled"
+
+
+def test_one_that_goes_on_when_the_server_stops_is_accepted_and_not_done(tmp_path, clip):
+    with serving(tmp_path, "--stop-s", "2") as server, server.client() as http, ThreadPoolExecutor(1) as pool:
+        file = http.post("/v1/files", files={"content": clip.read_bytes()}).json()["urls"]["get"]
+        body = asked(file, click_object_ids="fault-hang-1") | {"id": "goes-on"}
+        waits = pool.submit(httpx.post, f"{server.url}/predictions", json=body, timeout=PATIENCE_S)
+        wait_until(lambda: http.get("/v1/predictions/goes-on").json().get("output"))
+        assert server.stop() == 0
+        assert waits.result().status_code == 202
+        assert waits.result().json()["status"] in ("starting", "processing")
 
 
 def test_there_is_no_polling_in_cogs_api(http):

@@ -97,6 +97,12 @@ def test_a_downloaded_upload_is_whole_and_nothing_that_a_browser_would_open(http
     assert "sandbox" in answer.headers["content-security-policy"]
 
 
+def test_how_long_an_upload_is_can_be_asked_without_downloading_it(http):
+    url = send(http, multipart((form("content"), b"frames"))).json()["urls"]["download"]
+    answer = httpx.head(url)
+    assert (answer.status_code, answer.headers["content-length"], answer.content) == (200, "6", b"")
+
+
 def test_a_deleted_upload_is_gone(http):
     file = send(http, multipart((form("content"), b"frames"))).json()
     deleted = http.delete(f"/v1/files/{file['id']}")
@@ -407,3 +413,9 @@ def test_other_addresses_of_this_server_are_no_way_around_that(http, served, pat
     body = {"version": HOSTED, "input": {"input_video": served.url + path, **CLICK}}
     answer = http.post("/v1/predictions", json=body, headers={"Prefer": "wait"})
     assert answer.status_code == 422 or answer.json()["error_code"] == "E_URL_FORBIDDEN"
+
+
+def test_a_host_whose_port_is_none_makes_no_address_this_servers_own(http):
+    body = {"version": HOSTED, "input": {"input_video": f"http://localhost:1/v1/files/{'a' * 26}", **CLICK}}
+    answer = http.post("/v1/predictions", json=body, headers={"Host": "localhost:99999", "Prefer": "wait"})
+    assert (answer.status_code, answer.json()["error_code"]) == (201, "E_URL_FORBIDDEN"), answer.text

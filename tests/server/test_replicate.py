@@ -124,6 +124,7 @@ def test_an_unknown_version_is_refused_in_replicates_words(create, version):
         ({"boxes": "a:0:1,2,3,4"}, "invalid_type", "input.boxes", "array of strings"),
         ({"input_video": "/etc/passwd"}, "format", "input.input_video", "https URL"),
         ({"input_video": "file:///etc/passwd"}, "format", "input.input_video", "https URL"),
+        ({"input_video": f"https://h.test/{'a' * 8_000}"}, "string_lte", "input.input_video", "the limit is 8000"),
         ({"input_video": "data:video/mp4;base64,!"}, "format", "input.input_video", "not base64"),
     ],
 )
@@ -387,7 +388,8 @@ def test_what_clients_expect_beside_predictions_is_there(http):
     assert http.get("/v1/webhooks/default/secret").json()["key"].startswith("whsec_")
     assert [] == http.get("/v1/deployments").json()["results"] == http.get("/v1/trainings").json()["results"]
     found = http.request("QUERY", "/v1/models", content='"nano"').json()["results"]
-    assert [f"{model['owner']}/{model['name']}" for model in found] == ["meta/sam-2-video", "masklet/nano"]
+    names = ["meta/sam-2-video", "masklet/nano", "masklet/nano-fine"]
+    assert [f"{model['owner']}/{model['name']}" for model in found] == names
     assert "masklet/nano" in http.get("/v1/models/masklet/nano/readme").text
     assert http.get("/v1/models/meta/nothing").status_code == 404
 

@@ -3,11 +3,13 @@
 import asyncio
 import time
 from dataclasses import replace
+from threading import current_thread
 
 import httpx
 import pytest
+from starlette.responses import JSONResponse
 
-from masklet.jobs import NewPrediction, Outcome
+from masklet.jobs import NewPrediction, Outcome, QueueFull
 from masklet.server.app import create_app
 from masklet.server.ops import REQUEST_ID
 from masklet.server.serve import message_of
@@ -15,6 +17,11 @@ from masklet.server.service import Service
 from masklet.server.settings import Settings
 from server.serving import HOSTED
 
+BODY = {
+    "version": HOSTED,
+    "input": {"input_video": "https://h.example/v.mp4", "click_coordinates": "[1,1]"},
+    "webhook": "https://receiver.example/hook",
+}
 HOOKED = NewPrediction("ann", "m/n", "v", "nano", {}, webhook="http://receiver/hook", webhook_events=("completed",))
 
 
@@ -70,6 +77,69 @@ def test_who_listens_never_reads_the_whole_prediction(open_service, store, whole
     assert whole_reads == []
 
 
+def test_what_may_be_long_is_written_beside_the_event_loop(application, monkeypatch):
+    threads, render = [], JSONResponse.render
+
+    def noted(answer, content):
+        threads.append(current_thread())
+        return render(answer, content)
+
+    monkeypatch.setattr(JSONResponse, "render", noted)
+    id = application("POST", "/v1/predictions", json=BODY).json()["id"]
+    for path in ("/v1/predictions", f"/v1/predictions/{id}"):
+        assert application("GET", path).status_code == 200
+    assert len(threads) == 3
+    assert current_thread() not in threads, "where the event loop runs"
+
+
+# Creates that a client repeats
+
+
+@pytest.fixture
+def create(application):
+    """Return what posts one and the same create, as the Python client 2 does at its first or a later try."""
+
+    def post(*, retry):
+        return application("POST", "/v1/predictions", json=BODY, headers={"x-stainless-retry-count": str(retry)})
+
+    return post
+
+
+def refuse(new):
+    raise QueueFull("1 predictions wait, and the limit is 1")
+
+
+def test_a_create_that_is_repeated_since_its_first_try_was_refused_is_not_given_what_an_older_one_made(
+    create, store, monkeypatch
+):
+    old = create(retry=0).json()["id"]
+    with monkeypatch.context() as full:
+        full.setattr(store, "create", refuse)
+        assert create(retry=0).status_code == 429
+    again = create(retry=1).json()["id"]
+    assert again != old
+    assert create(retry=2).json()["id"] == again
+
+
+def cancel(store, id):
+    store.cancel(id, owner="ann")
+
+
+def fail(store, id):
+    store.queue.finish(store.queue.claim("w").lease, Outcome("failed", "It broke.", "E_INTERNAL"), outputs=0)
+
+
+def succeed(store, id):
+    store.queue.finish(store.queue.claim("w").lease, Outcome("succeeded"), outputs=0)
+
+
+@pytest.mark.parametrize(("end", "same"), [(cancel, False), (fail, False), (succeed, True)])
+def test_a_repeated_create_is_given_what_its_first_try_made_unless_that_came_to_nothing(create, store, end, same):
+    first = create(retry=0).json()["id"]
+    end(store, first)
+    assert (create(retry=1).json()["id"] == first) == same
+
+
 # Addresses in webhooks
 
 
@@ -110,9 +180,7 @@ def application(open_service):
 
 
 def test_it_is_kept_how_a_client_reached_the_server(application, store):
-    asked = {"input_video": "https://h.example/v.mp4", "click_coordinates": "[1,1]"}
-    body = {"version": HOSTED, "input": asked, "webhook": "https://receiver.example/hook"}
-    made = application("POST", "/v1/predictions", json=body)
+    made = application("POST", "/v1/predictions", json=BODY)
     assert made.status_code == 201, made.text
     assert store.get(made.json()["id"], owner="ann").base == "http://masks.local"
 

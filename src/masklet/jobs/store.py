@@ -145,7 +145,9 @@ class JobStore:
         return Created(prediction, fresh=True)
 
     def _same(self, db: sqlite3.Connection, known: sqlite3.Row, new: NewPrediction, digest: str) -> Prediction:
-        if known["owner"] != new.owner or known["request_hash"] != digest:
+        if known["owner"] != new.owner:
+            raise KeyReused(f"the id {new.id!r} is taken, for all owners of a server share its ids: choose another")
+        if known["request_hash"] != digest:
             what = "the id" if new.key is None else "the idempotency key"
             raise KeyReused(f"{what} was used before with another request: choose a new one, or send the same request")
         return as_prediction(db, self.folder, known)

@@ -8,6 +8,7 @@ import asyncio
 import json
 import math
 from collections.abc import Callable, Coroutine, Iterable
+from time import monotonic
 from typing import Any, NoReturn
 
 from fastapi.routing import APIRoute
@@ -24,12 +25,14 @@ UPLOAD_PATH = "/v1/files"
 DEEPEST = 100
 """Levels of nesting; a prediction needs four."""
 LONG_BYTES = 64_000
+LEAST_RATE = 1_000
+"""Bytes a second on average, once a body has been waited for as long as it may stop: a byte now and then is no body."""
 LONGEST_INTEGER = 1_000
 """Digits; beyond four thousand Python itself refuses, since reading takes their square."""
 
 
 class Bodies:
-    """ASGI middleware: no body is longer than its limit, and none may stop on its way."""
+    """ASGI middleware: no body is longer than its limit, and none may stop or trickle on its way."""
 
     def __init__(self, app: ASGIApp, *, json_bytes: int, upload_bytes: int, idle_s: float) -> None:
         self._app = app
@@ -60,6 +63,8 @@ class _Watched:
         self._limit = limit
         self._idle_s = idle_s
         self._count = 0
+        self._waited_s = 0.0
+        """For the client alone: time in which the server was busy is not its fault."""
         self._complete = False
 
     def check_length(self, stated: str | None) -> None:
@@ -71,22 +76,28 @@ class _Watched:
         """Return the next message; once the body is whole, wait for a disconnect as long as it takes."""
         if self._complete:
             return await self._receive()
+        before = monotonic()
         try:
             message = await asyncio.wait_for(self._receive(), self._idle_s)
         except TimeoutError:
-            raise Refusal(
-                408,
-                f"The body stopped for {self._idle_s:g} seconds. Send it again over a faster connection.",
-                headers={"Connection": "close"},
-            ) from None
+            raise _too_slow(f"stopped for {self._idle_s:g} seconds") from None
+        self._waited_s += monotonic() - before
         self._count += len(message.get("body", b""))
         if self._count > self._limit:
             raise self._too_large()
         self._complete = not message.get("more_body", False)
+        if not self._complete and self._count < LEAST_RATE * (self._waited_s - self._idle_s):
+            spent = f"brought {self._count} bytes in {self._waited_s:.0f} seconds"
+            raise _too_slow(f"{spent}, and the least is {LEAST_RATE} bytes a second")
         return message
 
     def _too_large(self) -> Refusal:
         return too_large("The request", self._limit, "Upload the video to /v1/files, or give its URL.")
+
+
+def _too_slow(how: str) -> Refusal:
+    detail = f"The body {how}. Send it again over a faster connection."
+    return Refusal(408, detail, headers={"Connection": "close"})
 
 
 def read_json(body: bytes) -> Any:

@@ -167,15 +167,24 @@ async def _predict(
         known = None if id is None else await run_in_threadpool(here.store.get, id, owner=owner)
         if known is None or known.ended:
             raise
-        return JSONResponse(await run_in_threadpool(describe_cog, known), 202)
+        return await _answer(known)
     prediction = created.prediction
     if prefer == ASYNC or (not created.fresh and not prediction.ended):
-        return JSONResponse(await run_in_threadpool(describe_cog, prediction), 200 if prediction.ended else 202)
+        return await _answer(prediction)
     prediction = await here.wait(prediction, FOR_EVER_S, request.is_disconnected)
     if not prediction.ended and await request.is_disconnected():
         # As Cog does: who waits for the answer and goes does not want it.
         await run_in_threadpool(here.store.cancel, prediction.id, owner=owner)
-    return JSONResponse(await run_in_threadpool(describe_cog, prediction))
+    return await _answer(prediction)
+
+
+async def _answer(prediction: Prediction) -> Response:
+    """Say how a prediction is: 202 for one that goes on, also when the server stops and nobody can wait for its end."""
+
+    def write() -> Response:
+        return JSONResponse(describe_cog(prediction), 200 if prediction.ended else 202)
+
+    return await run_in_threadpool(write)
 
 
 def _wanted(here: Service, body: CogRequest, id: str | None, owner: str) -> NewPrediction | Response:

@@ -103,6 +103,7 @@ async def delete_file(id: Id, here: Here, owner: Owner) -> Response:
 
 
 @router.get("/files/{id}/download", response_class=Response, dependencies=SIGNED, responses=refusals(404, 422))
+@router.head("/files/{id}/download", include_in_schema=False)
 async def download_file(id: Id, here: Here, request: Request, signed: Signature) -> Response:
     """Download an upload."""
     file = await _find(here, id, _whose(here, request, signed, id))

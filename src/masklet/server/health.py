@@ -133,12 +133,14 @@ def condition(request: Request) -> Condition:
 
 
 @router.get("/healthz", response_model=Live)
+@router.head("/healthz", include_in_schema=False)
 async def live() -> Response:
     """Say that the process answers."""
     return JSONResponse({"status": "ok"})
 
 
 @router.get("/readyz", response_model=Ready, responses={503: {"model": Ready, "description": "Not ready, and why"}})
+@router.head("/readyz", include_in_schema=False)
 async def ready(request: Request) -> Response:
     """Say whether predictions are taken and run."""
     reasons = await run_in_threadpool(condition(request).reasons)
@@ -147,8 +149,11 @@ async def ready(request: Request) -> Response:
 
 @router.get("/health", response_model=Health)
 async def health(request: Request) -> Response:
-    """Say how each part is."""
-    return JSONResponse(await run_in_threadpool(condition(request).as_json))
+    """Say how each part is; which prediction a worker runs is nothing for who shows no token."""
+    answer = await run_in_threadpool(condition(request).as_json)
+    if request.scope["state"]["owner"] is None:
+        answer["workers"] = [worker | {"prediction": None} for worker in answer["workers"]]
+    return JSONResponse(answer)
 
 
 @router.get(

@@ -19,23 +19,29 @@ from masklet.server.auth import BadSetup
 from masklet.server.settings import Settings
 
 BACKLOG = 1_024
+UNREAD_S = 60.0
+LEAST_READ_BYTES = 60_000
+"""Of an answer that waits for its reader, so much must go in that time: 1 kB/s, as is asked of who sends."""
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class PatientProtocol(H11Protocol):
-    """Uvicorn's HTTP/1.1 with a limit to how long a client may take to say what it wants (slow loris).
+    """Uvicorn's HTTP/1.1 with limits to how long a client may take to say what it wants, and to hear the answer.
 
-    Uvicorn limits only the silence between two requests, and every byte ends that.
+    Uvicorn limits only the silence between two requests, and every byte ends that (slow loris).
     """
 
     def __init__(self, *args: Any, header_s: float, **more: Any) -> None:
         super().__init__(*args, **more)
         self._header_s = header_s
         self._deadline: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock of the first request."""
         super().connection_made(transport)
+        # Anything that is not taken pauses writing: even an end that nobody reads would hold a closed connection.
+        transport.set_write_buffer_limits(high=1, low=0)
         self._start()
 
     def data_received(self, data: bytes) -> None:
@@ -48,9 +54,34 @@ class PatientProtocol(H11Protocol):
             self._start()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the clock."""
+        """Forget the clocks."""
         self._stop()
+        self._stop_watching()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Watch whether the client takes what waits for it."""
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        """Stop watching: it has taken all."""
+        self._stop_watching()
+        super().resume_writing()
+
+    def _watch(self) -> None:
+        self._unread = self.loop.call_later(UNREAD_S, self._look, self.transport.get_write_buffer_size())
+
+    def _look(self, before: int) -> None:
+        if before - self.transport.get_write_buffer_size() < LEAST_READ_BYTES:
+            self.transport.abort()
+        else:
+            self._watch()
+
+    def _stop_watching(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _start(self) -> None:
         if self._deadline is None:

@@ -97,7 +97,7 @@ async def list_predictions(
 ) -> Response:
     """List your predictions, newest first."""
 
-    def read() -> dict[str, object]:
+    def read() -> Response:
         try:
             page = here.store.list(
                 owner=owner,
@@ -109,26 +109,27 @@ async def list_predictions(
             raise invalid_input([InvalidField("format", "cursor", str(error))]) from None
         addresses = here.addresses(request)
         link = request.url.include_query_params
-        return {
+        answer = {
             "previous": _page(here, request, link(cursor=page.previous).query) if page.previous else None,
             "next": _page(here, request, link(cursor=page.next).query) if page.next else None,
             "results": [here.describe(prediction, addresses) for prediction in page.results],
         }
+        return JSONResponse(answer)  # here, since writing a long one as text takes as long as reading it
 
-    return JSONResponse(await run_in_threadpool(read))
+    return await run_in_threadpool(read)
 
 
 @router.get("/predictions/{id}", response_model=schemas.PredictionAnswer, responses=refusals(404, 422))
 async def get_prediction(id: Id, here: Here, owner: Owner, request: Request) -> Response:
     """Get a prediction."""
 
-    def read() -> dict[str, object]:
+    def read() -> Response:
         found = here.store.get(id, owner=owner)
         if found is None:
             raise not_found("prediction")
-        return here.describe(found, here.addresses(request))
+        return JSONResponse(here.describe(found, here.addresses(request)))
 
-    return JSONResponse(await run_in_threadpool(read))
+    return await run_in_threadpool(read)
 
 
 @router.post("/predictions/{id}/cancel", response_model=schemas.PredictionAnswer, responses=refusals(404, 422, 503))
@@ -179,8 +180,11 @@ async def _create(here: Service, model: Served, wanted: NewPrediction, how: How,
 async def _answer(
     here: Service, prediction: Prediction, request: Request, status: int, *, waited: bool = False
 ) -> Response:
-    answer = await run_in_threadpool(here.describe, prediction, here.addresses(request))
-    return JSONResponse(unfinished(answer) if waited and not prediction.ended else answer, status)
+    def write() -> Response:
+        answer = here.describe(prediction, here.addresses(request))
+        return JSONResponse(unfinished(answer) if waited and not prediction.ended else answer, status)
+
+    return await run_in_threadpool(write)
 
 
 def _page(here: Service, request: Request, query: str) -> str:

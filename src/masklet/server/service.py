@@ -37,6 +37,8 @@ SECRET = "service"  # noqa: S105 - a name, not a secret
 FULL_RETRY_S = 5
 RETRIES_REMEMBERED = 10_000
 RETRY_WINDOW_S = 300.0
+Asked = tuple[str, str]
+"""Who asked, and the digest of what."""
 
 
 @dataclass
@@ -48,18 +50,22 @@ class Retries:
     """
 
     window_s: float = RETRY_WINDOW_S
-    _made: "OrderedDict[tuple[str, str], tuple[float, str]]" = field(default_factory=OrderedDict)
+    _made: "OrderedDict[Asked, tuple[float, str]]" = field(default_factory=OrderedDict)
 
-    def known(self, new: NewPrediction) -> str | None:
+    def known(self, asked: Asked) -> str | None:
         """Return the id of the prediction that an equal request made shortly before."""
-        made_at, id = self._made.get((new.owner, new.digest()), (0.0, ""))
+        made_at, id = self._made.get(asked, (0.0, ""))
         return id if id and time.monotonic() - made_at < self.window_s else None
 
-    def remember(self, new: NewPrediction, id: str) -> None:
+    def remember(self, asked: Asked, id: str) -> None:
         """Note what a request made."""
-        self._made[new.owner, new.digest()] = (time.monotonic(), id)
+        self._made[asked] = (time.monotonic(), id)
         while len(self._made) > RETRIES_REMEMBERED:
             self._made.popitem(last=False)
+
+    def forget(self, asked: Asked) -> None:
+        """Forget what an equal request made: another one begins, and a repetition would be of that one."""
+        self._made.pop(asked, None)
 
 
 @dataclass
@@ -139,14 +145,22 @@ class Service:
             raise invalid_input([InvalidField("format", "input.input_video", str(unknown))]) from unknown
 
     def _accept(self, new: NewPrediction, base: str, repeated: bool) -> Created:
-        new = replace(self._with_files(new, base), base=base)
-        if repeated and (id := self.retries.known(new)) is not None:
-            known = self.store.get(id, owner=new.owner)
-            if known is not None:
-                return Created(known, fresh=False)
-        created = self.store.create(new)
-        self.retries.remember(new, created.prediction.id)
+        asked = (new.owner, new.digest())
+        known = self._made_by_first_try(asked) if repeated else None
+        if known is not None:
+            return Created(known, fresh=False)
+        # Before anything can refuse this one: it is repeated then, too, and what an earlier request made is not its.
+        self.retries.forget(asked)
+        created = self.store.create(replace(self._with_files(new, base), base=base))
+        self.retries.remember(asked, created.prediction.id)
         return created
+
+    def _made_by_first_try(self, asked: Asked) -> Prediction | None:
+        """Return what a client that asks again can use: not what was cancelled or failed since."""
+        id, owner = self.retries.known(asked), asked[0]
+        found = None if id is None else self.store.get(id, owner=owner)
+        usable = found is not None and (not found.ended or found.status == "succeeded")
+        return found if usable else None
 
     def _with_files(self, new: NewPrediction, base: str) -> NewPrediction:
         """Find the upload that an input means; what comes in a data: URI becomes one, and its address the input."""

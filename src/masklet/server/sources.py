@@ -9,6 +9,8 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from masklet.server.problems import InvalidField, Refusal, invalid_input, too_large
 
 FILE_PATH = re.compile(r"/v1/files/([a-z0-9]{26})(?:/download)?")
+LONGEST_ADDRESS = 8_000
+"""Characters. Every answer about a prediction repeats its input, and a page of a list that of a hundred."""
 
 
 def is_data(value: str) -> bool:
@@ -23,7 +25,7 @@ def own_upload(value: str, base: str, names: Collection[str], port: int) -> str 
     """
     there, here = urlsplit(value), urlsplit(base)
     own = FILE_PATH.fullmatch(there.path)
-    if own is None:
+    if own is None or not _is_http(base):  # the port in a Host header may be none
         return None
     same = there.netloc.lower() == here.netloc.lower()
     if not same and not (there.hostname in names and (there.port or 80) in (port, here.port)):
@@ -33,7 +35,12 @@ def own_upload(value: str, base: str, names: Collection[str], port: int) -> str 
 
 def check_source(value: str) -> InvalidField | None:
     """Say what is wrong with the address of a video."""
-    if is_data(value) or _is_http(value):
+    if is_data(value):
+        return None
+    if len(value) > LONGEST_ADDRESS:
+        wrong = f"the address has {len(value)} characters, and the limit is {LONGEST_ADDRESS}"
+        return InvalidField("string_lte", "input.input_video", f"{wrong}: upload the video to /v1/files instead")
+    if _is_http(value):
         return None
     return InvalidField(
         "format", "input.input_video", "give an https URL, a data: URI, or the address of a file from /v1/files"

@@ -132,7 +132,7 @@ class SeenByEveryClient:
     def test_models_versions_and_the_account_are_there(self, seen):
         catalogue = seen["catalogue"]
         assert {"meta/sam-2-video", "masklet/nano"} <= set(catalogue["models"])
-        assert catalogue["found"] == ["sam-2-video", "nano"]
+        assert catalogue["found"] == ["sam-2-video", "nano", "nano-fine"]
         assert MODEL.endswith(catalogue["version"])
         assert catalogue["inputs"][0] == "input_video"
         assert (
