@@ -453,23 +453,24 @@ def test_a_pass_that_begins_where_another_stopped_comes_from_its_prompt(clip, se
         track(session, "backward")
         stepped = seen(session)
         assert np.array_equal(track(session, "forward", start=5)[7].ious, track(whole, "forward")[7].ious)
-        assert sorted(frame for _, frame in stepped) == [
-            3,
-            4,
-            5,
-            6,
-            7,
-        ]  # 3 and 4 once more: what was kept of them is gone
+        # 3 and 4 once more: what was kept of them is gone.
+        assert sorted(frame for _, frame in stepped) == [3, 4, 5, 6, 7]
+
+
+def shown_while(session, frame, say):
+    """Return what a pass shows during which something is said, when a frame has been shown."""
+    shown = {}
+    for masks in session.track():
+        shown[masks.frame] = masks
+        if masks.frame == frame:
+            say()
+    return shown
 
 
 def test_what_is_said_while_a_pass_is_shown_holds_from_the_next_frame_on(session):
     session.add_mask("disc", 0, ball(0))
     track(session)
-    shown = {}
-    for masks in session.track():
-        shown[masks.frame] = masks
-        if masks.frame == 3:
-            box(session, "disc", 3, disc(3))
+    shown = shown_while(session, 3, lambda: box(session, "disc", 3, disc(3)))
     assert [iou(shown[frame]["disc"], ball(frame)) > 0.8 for frame in range(4)] == [True] * 4
     assert [iou(shown[frame]["disc"], disc(frame)) > 0.8 for frame in range(4, FRAMES)] == [True] * (FRAMES - 4)
 
@@ -478,11 +479,7 @@ def test_what_is_taken_back_while_a_pass_is_shown_leaves_the_object_where_its_ot
     session.add_mask("disc", 0, disc(0))
     session.add_mask("disc", 6, ball(6))
     track(session)
-    shown = {}
-    for masks in session.track():
-        shown[masks.frame] = masks
-        if masks.frame == 2:
-            session.clear("disc", 6)
+    shown = shown_while(session, 2, lambda: session.clear("disc", 6))
     assert all(iou(shown[frame]["disc"], disc(frame)) > 0.8 for frame in range(FRAMES))
 
 

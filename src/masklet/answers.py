@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from masklet.inputs import boxes_around, framed
+from masklet.inputs import boxes_around, framed, with_boxes
 from masklet.model.colours import CELL
 from masklet.model.mask_decoder import Answers
 from masklet.model.network import CERTAIN, PLAUSIBLE, Decoded, Features, Network, Points
@@ -87,8 +87,7 @@ def grown(network: Network, image: Tensor, clicks: Points, decoded: Decoded, iou
     are predicted of the single answers to the clicks alone.
     """
     for _ in range(MOST_GROWTHS):
-        boxes = boxes_around(decoded.logits, GROWTH)
-        points = Points(torch.cat((boxes.xy, clicks.xy), dim=1), torch.cat((boxes.labels, clicks.labels), dim=1))
+        points = with_boxes(boxes_around(decoded.logits, GROWTH), clicks)
         with torch.no_grad():
             wider = network.answer(image, None, points, None)
         better = (wider.ious[:, 0] > ious) & (decoded.scores > 0)

@@ -69,8 +69,12 @@ def framed(clicks: Points, logits: Tensor) -> Points:
     for xy in clicks.xy[clicks.labels == POSITIVE]:
         low, high = torch.minimum(low, xy), torch.maximum(high, xy)
     corners = torch.tensor([[BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]], device=clicks.labels.device)
-    box = torch.stack((low, high))[None]
-    return Points(torch.cat((box, clicks.xy), dim=1), torch.cat((corners, clicks.labels), dim=1))
+    return with_boxes(Points(torch.stack((low, high))[None], corners), clicks)
+
+
+def with_boxes(boxes: Points, clicks: Points) -> Points:
+    """Put boxes before the clicks of the same objects, as the network learned them."""
+    return Points(torch.cat((boxes.xy, clicks.xy), dim=1), torch.cat((boxes.labels, clicks.labels), dim=1))
 
 
 def dense(logits: Tensor) -> Tensor:

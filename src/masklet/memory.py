@@ -132,14 +132,12 @@ class MemoryBank:
 
         Where a person said that the object is gone there is nothing to look for.
         """
-
-        def comes(said: int) -> bool:
-            return sign * (frame - said) < 0
-
         shown = [said for said, memory in self.prompted.items() if memory.score > 0]
-        nearest = sorted(shown or self.prompted, key=lambda said: (comes(said), abs(frame - said)))
-        coming = next(filter(comes, nearest), nearest[0])
-        return [nearest[0], coming] if coming != nearest[0] and self._agree(coming, nearest[0]) else nearest[:1]
+        last, *others = sorted(shown or self.prompted, key=_order(frame, sign))
+        if sign * (frame - last) < 0:
+            return [last]
+        coming = next((said for said in others if sign * (frame - said) < 0), None)
+        return [last] if coming is None or not self._agree(coming, last) else [last, coming]
 
     def _agree(self, coming: int, last: int) -> bool:
         one, other = self.prompted[coming].sighting, self.prompted[last].sighting
@@ -155,7 +153,7 @@ class MemoryBank:
         if not self.prompted:
             return []
         said = self._said(frame, sign)
-        since = _since(min(self.prompted, key=lambda at: (sign * (frame - at) < 0, abs(frame - at))), frame, sign)
+        since = _since(min(self.prompted, key=_order(frame, sign)), frame, sign)
         passed = [self.at(frame - sign * distance) for distance in range(1, EMPTY + 1)]
         empty = [m for m in passed if m is not None and m.score <= 0 and (since(m.frame) or m.frame in self.prompted)]
         seen = [(self.prompted[last].sighting, abs(frame - last)) for last in said]
@@ -169,6 +167,11 @@ class MemoryBank:
 def reach_of(frame_count: int | None) -> int:
     """How far back pointers go. The official code divides by zero for a single frame; a stream counts as long."""
     return max(1, min(frame_count or POINTERS, POINTERS) - 1)
+
+
+def _order(frame: int, sign: int) -> Callable[[int], tuple[bool, int]]:
+    """Sort frames: those that a pass came to before, nearest first, then those to come."""
+    return lambda other: (sign * (frame - other) < 0, abs(frame - other))
 
 
 def _since(last: int, frame: int, sign: int) -> Callable[[int], bool]:
