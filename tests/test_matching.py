@@ -9,7 +9,24 @@ from clips import FRAMES, HEIGHT, WIDTH, ball, box_around, disc, iou, nano, pict
 from torch.nn import functional
 
 from masklet.model.colours import palettes_of
-from masklet.model.matching import ANYWHERE, TRUST, Sighting, carry, cover_of, evidence, looks_of, recognised
+from masklet.model.matching import (
+    ANYWHERE,
+    EDGE,
+    FAR,
+    LIKENESS,
+    NEAR,
+    TRUST,
+    UNLIKE,
+    Sighting,
+    carry,
+    cover_of,
+    evidence,
+    looks_of,
+    recognised,
+)
+from masklet.model.matching import (
+    FRAMES as SOON,
+)
 from masklet.model.network import ABSENT
 from masklet.prompts import Box, Prompt
 from masklet.tracker import Tracker, hidden_where_unlike
@@ -124,6 +141,36 @@ def test_objects_are_carried_together_as_they_are_alone():
     for row, alone in enumerate(objects):
         assert torch.allclose(together[row], carry(looks(now), SIZE_HW, [alone])[0], atol=1e-4)
     assert not torch.allclose(together[2], together[3], atol=1e-4)
+
+
+def compared_with_everything(now, sightings):
+    """Carry one object by comparing every place with every remembered one, as the docstrings say."""
+    y, x = torch.meshgrid(torch.arange(H) / W, torch.arange(W) / W, indexing="ij")
+    places = torch.stack((y, x), dim=2).view(-1, 2)
+    odds = [
+        LIKENESS * now @ seen.looks.T
+        - torch.cdist(places, places) ** 2 / min(FAR, NEAR * max(1, distance / SOON)) ** 2
+        + seen.trust
+        for seen, distance in sightings
+    ]
+    new = torch.full((H * W, 1), LIKENESS * UNLIKE)
+    shares = torch.cat((*odds, new), dim=1).softmax(dim=1)[:, :-1]
+    cells = shares @ torch.cat([seen.cover for seen, _ in sightings])
+    return functional.pixel_shuffle(cells.T.unflatten(1, SIZE_HW), 4).clamp(EDGE, 1 - EDGE).logit()
+
+
+@pytest.mark.parametrize("change", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("across", [0, 2])
+def test_places_that_are_not_compared_lose_nothing(change, across):
+    before = scene()
+    now = looks(moved(before, across) + change * scene(7))
+    noise = torch.rand(H * W, 16, generator=torch.Generator().manual_seed(3))
+    sightings = [
+        (replace(sighting(before, thing(1, 3)), trust=TRUST), 30),
+        (replace(sighting(before, thing(1, 3)), cover=cover_of(thing(1, 3))[0].maximum(EDGE * noise)), 1),
+    ]
+    [[carried]] = carry(now, SIZE_HW, [sightings])
+    assert torch.allclose(carried, compared_with_everything(now, sightings), atol=1e-3)
 
 
 def test_what_a_person_said_outweighs_what_was_found_since():

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -45,6 +46,10 @@ SMALL = 40
 by about a place, which of a small object is all there is."""
 EDGE = 0.001
 """Carried masks stay this far from 0 and 1, so that their logits are finite."""
+FAINT = 0.75 * EDGE
+"""A remembered place of which no cell is more the object than this shows none."""
+AROUND = 2
+"""Places to every side among which the likeliest one for a place of the next frame is sought."""
 ROWS = 128
 """Places of the new frame that are compared at a time: what is computed of them stays in the processor's cache."""
 
@@ -96,24 +101,18 @@ def carry(looks: Tensor, size_hw: tuple[int, int], remembered: Sequence[Sequence
     together; an object that remembers nothing is nowhere.
     """
     found = looks.new_zeros(len(remembered), len(looks), CELL * CELL)
-    farness = _farness(size_hw, looks)
+    places = _places(size_hw, looks)
+    asked = _queries(looks, places)
     for rows in _alike(remembered):
         sightings = remembered[rows[0]]
         if not sightings:
             continue
-        keys = torch.cat([sighting.looks for sighting, _ in sightings])
+        keys = torch.cat([_keys(sighting, distance, places) for sighting, distance in sightings] + [_new(asked)])
         covers = [torch.cat([sighting.cover for sighting, _ in remembered[row]]) for row in rows]
-        values = torch.cat(covers, dim=1)  # [k*h*w, 16*rows]
-        spreads = [min(FAR, NEAR * max(1.0, distance / FRAMES)) for _, distance in sightings]
-        trusts = [sighting.trust for sighting, _ in sightings]
-        for at in torch.arange(len(looks), device=looks.device).split(ROWS):
-            moved = torch.cat(
-                [farness[at] / spread**2 - trust for spread, trust in zip(spreads, trusts, strict=True)], dim=1
-            )
-            odds = torch.addmm(moved, looks[at], keys.T, beta=-1, alpha=LIKENESS)
-            unlike = odds.new_full((len(at), 1), LIKENESS * UNLIKE)
-            weights = torch.cat((odds, unlike), dim=1).softmax(dim=1)[:, :-1]
-            carried = weights @ values
+        values = functional.pad(torch.cat(covers, dim=1), (0, 0, 0, 1))  # [k*h*w + 1, 16*rows]; what is new is not it
+        newest = min(range(len(sightings)), key=lambda i: sightings[i][1])
+        for at in _within_reach(asked, keys, values, newest, size_hw).split(ROWS):
+            carried = (asked[at] @ keys.T).softmax(dim=1) @ values
             found[rows, at[:, None]] = carried.unflatten(1, (len(rows), -1))
     cells = functional.pixel_shuffle(found.transpose(1, 2).unflatten(2, size_hw), CELL)
     return torch.logit(cells.clamp(EDGE, 1 - EDGE))
@@ -149,8 +148,54 @@ def _alike(remembered: Sequence[Sequence[tuple[Sighting, int]]]) -> Iterable[lis
     return groups.values()
 
 
-def _farness(size_hw: tuple[int, int], like: Tensor) -> Tensor:
-    """Return the squared distances between places, `[h*w, h*w]`, the picture's longer side being one."""
-    y, x = (torch.arange(n, device=like.device, dtype=like.dtype) / max(size_hw) for n in size_hw)
-    down, across = (y[:, None] - y) ** 2, (x[:, None] - x) ** 2
-    return (down[:, None, :, None] + across[None, :, None, :]).reshape(len(y) * len(x), -1)
+def _places(size_hw: tuple[int, int], like: Tensor) -> Tensor:
+    """Return where places are, `[h*w, 2]`, the picture's longer side being one."""
+    return torch.cartesian_prod(
+        *(torch.arange(n, device=like.device, dtype=like.dtype) / max(size_hw) for n in size_hw)
+    )
+
+
+def _queries(looks: Tensor, places: Tensor) -> Tensor:
+    """Return what asks for remembered places, `[h*w, 292]`: its products with `_keys` are log odds."""
+    return torch.cat((LIKENESS * looks, 2 * places, -_squares(places), torch.ones_like(places[:, :1])), dim=1)
+
+
+def _keys(sighting: Sighting, distance: int, places: Tensor) -> Tensor:
+    """Return what a sighting's places answer to, `[h*w, 292]`.
+
+    A product is how alike two places look, less the square of how far apart they are by what things move in `distance`
+    frames, which is a product too: `-(p - q)**2 = 2*p*q - p**2 - q**2`; and what the sighting is trusted.
+    """
+    weight = 1 / min(FAR, NEAR * max(1.0, distance / FRAMES)) ** 2
+    squares = _squares(places)
+    last = sighting.trust - weight * squares
+    return torch.cat((sighting.looks, weight * places, torch.full_like(squares, weight), last), dim=1)
+
+
+def _squares(places: Tensor) -> Tensor:
+    return (places**2).sum(dim=1, keepdim=True)
+
+
+def _new(asked: Tensor) -> Tensor:
+    """Return the key of what is like nothing remembered, `[1, 292]`."""
+    return functional.pad(asked.new_full((1, 1), LIKENESS * UNLIKE), (asked.shape[1] - 1, 0))
+
+
+def _within_reach(asked: Tensor, keys: Tensor, values: Tensor, newest: int, size_hw: tuple[int, int]) -> Tensor:
+    """Return the places to which some object may be carried, `[n]`: to all others it is by less than `EDGE`.
+
+    What the likeliest remembered place around it weighs is the least that all together weigh, so what shows objects
+    has at most that share. Most of a picture need not be compared with all that is remembered.
+    """
+    shows = values.amax(dim=1) > FAINT
+    known = functional.pad(keys[newest * len(asked) :][: len(asked)].unflatten(0, size_hw), (0, 0, *[AROUND] * 4))
+    asking = asked.unflatten(0, size_hw)
+    least = torch.full_like(asking[..., 0], LIKENESS * UNLIKE)
+    for y, x in product(range(2 * AROUND + 1), repeat=2):
+        least = torch.maximum(least, (asking * known[y : y + size_hw[0], x : x + size_hw[1]]).sum(dim=2))
+    objects, others = keys[shows], least.flatten()[:, None]
+    shares = [
+        1 - torch.cat((some @ objects.T, other), dim=1).softmax(dim=1)[:, -1]
+        for some, other in zip(asked.split(ROWS), others.split(ROWS), strict=True)
+    ]
+    return (torch.cat(shares) > EDGE - FAINT).nonzero()[:, 0]
