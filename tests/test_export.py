@@ -155,10 +155,13 @@ def test_options_outside_their_range_are_refused_before_a_folder_is_made(tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-def test_a_picture_too_wide_for_webp_names_the_format_that_holds_it():
-    with pytest.raises(BadPrompt, match=r"16384x2.*16383.*png"):
-        encode_picture(np.zeros((2, 16384), np.uint8), output_format="webp", quality=80)
-    assert encode_picture(np.zeros((2, 16384), np.uint8), output_format="png", quality=80)
+@pytest.mark.parametrize(("output_format", "longest"), [("webp", 16383), ("jpg", 65500)])
+def test_a_picture_too_wide_names_the_format_that_holds_it(output_format, longest):
+    wider = np.zeros((2, longest + 1), np.uint8)
+    with pytest.raises(BadPrompt, match=rf"{longest + 1}x2.*{longest}.*png"):
+        encode_picture(wider, output_format=output_format, quality=80)
+    for fits, kind in ((wider[:, 1:], output_format), (wider, "png")):
+        assert encode_picture(fits, output_format=kind, quality=80)
 
 
 # Masks of single objects
@@ -384,6 +387,15 @@ def test_the_source_is_described_without_the_machine_it_lay_on(tmp_path):
     assert facts["name"] == "clip"
     assert (facts["height"], facts["width"], facts["frame_count"]) == (HEIGHT, WIDTH, 1)
     assert json.loads(json.dumps(facts)) == facts
+
+
+@pytest.mark.parametrize("path", [".", "../clip", "inner/.."])
+def test_a_source_has_its_name_however_it_was_reached(tmp_path, monkeypatch, path):
+    FrameImages(tmp_path / "clip", output_format="png").write(0, smooth())
+    (tmp_path / "clip" / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "clip")
+    with open_video(path) as video:
+        assert describe_source(video)["name"] == "clip"
 
 
 @pytest.mark.parametrize(

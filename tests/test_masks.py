@@ -108,6 +108,19 @@ def palette(mask):
     return image
 
 
+def numbers_on_white(mask):
+    image = Image.fromarray(np.where(mask, 1, 0).astype(np.uint8))
+    image.putpalette([255, 255, 255, 128, 0, 0])
+    return image
+
+
+def grey_palette(mask, *colours):
+    """Return a picture whose palette has these greys, as programs write them that save bytes."""
+    image = Image.fromarray(np.where(mask, colours.index(255), colours.index(0)).astype(np.uint8))
+    image.putpalette([level for colour in colours for level in [colour] * 3])
+    return image
+
+
 def grey(mask, on=255, off=0):
     return Image.fromarray(np.where(mask, on, off).astype(np.uint8))
 
@@ -123,6 +136,12 @@ KINDS = {
     "just above and just at half": lambda m: grey(m, 128, 127),
     "one bit": lambda m: Image.fromarray(m),
     "a palette's indices": palette,
+    "a grey palette that begins with black": lambda m: grey_palette(m, 0, 255),
+    "a grey palette that begins with white": lambda m: grey_palette(m, 255, 0),
+    "a grey palette with smooth edges": lambda m: grey_palette(m, 60, 255, 0),
+    "numbers whose palette shows them as grey": lambda m: Image.fromarray(m.astype(np.uint8), "P"),
+    "numbers on white": lambda m: numbers_on_white(m),
+    "as few colours as it needs": lambda m: grey(m).convert("RGB").quantize(2),
     "colours": lambda m: grey(m).convert("RGB"),
     "16 bits": lambda m: Image.fromarray(np.where(m, 65535, 0).astype(np.uint16)),
     "16 bits, just above and just at half": lambda m: Image.fromarray(np.where(m, 32768, 32767).astype(np.uint16)),
@@ -189,6 +208,18 @@ def other_size(path):
     Image.new("L", (31, 24)).save(path)
 
 
+def zero_and_one(path):
+    grey(blob(), on=1).save(path)
+
+
+def zero_and_one_of_16_bits(path):
+    Image.fromarray(blob().astype(np.uint16)).save(path)
+
+
+def zero_and_one_in_floats(path):
+    Image.fromarray(blob().astype(np.float32)).save(path, "TIFF")
+
+
 def bomb(path, side_px=100_000):
     """Write a header that promises so many pixels a side."""
     held = io.BytesIO()
@@ -211,6 +242,9 @@ def bomb(path, side_px=100_000):
         (rare, "cannot be read"),  # Pillow could, and few look at how
         (bomb, "cannot be read"),
         (lambda path: bomb(path, 10_000), "cannot be read"),
+        (zero_and_one, "no pixel brighter than half, the brightest is 1 of 255: save it with white"),
+        (zero_and_one_of_16_bits, "no pixel brighter than half, the brightest is 1 of 65535: save it with white"),
+        (zero_and_one_in_floats, "no pixel brighter than half, the brightest is 1 of 255: save it with white"),
         (other_size, "is 31x24, but the video is 32x24: give a mask of the video's size"),
     ],
 )
@@ -220,3 +254,9 @@ def test_a_picture_that_is_no_mask_of_the_video_is_refused(tmp_path, make, messa
         read_mask(tmp_path / "mask.png", **SIZE)
     assert f"mask {tmp_path / 'mask.png'} " in str(refusal.value)
     assert message in str(refusal.value)
+    assert "(mask " not in str(refusal.value), "one refusal inside another"
+
+
+def test_a_black_picture_says_that_nothing_is_there(tmp_path):
+    grey(EMPTY).save(tmp_path / "mask.png")
+    assert not read_mask(tmp_path / "mask.png", **SIZE).any()

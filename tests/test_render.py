@@ -177,6 +177,12 @@ def test_a_name_in_a_script_the_font_lacks_is_shown_as_its_number():
     )
 
 
+@pytest.mark.parametrize(("name", "plain"), [("Zoë", "Zoe"), ("Cafe\u0301", "Cafe"), ("Åse Ñandú", "Ase Nandu")])
+def test_a_name_is_drawn_without_the_accents_that_the_font_lacks(name, plain):
+    drawn = [highlighted(frame_masks(**{n: DOG}), "box", colours=assign_colours([n])) for n in (name, plain)]
+    assert np.array_equal(*drawn)
+
+
 @pytest.mark.parametrize(
     ("rgb", "options", "words"),
     [

@@ -13,6 +13,7 @@ from clips import FRAMES, HEIGHT, WIDTH, ball, box_around, disc, iou, nano, pict
 from films import Sound, destroyed
 from films import write_film as write_odd_film
 from PIL import Image
+from shell import DROP_PRIVILEGES, masklet
 
 from masklet.errors import BadPrompt, BadVideo, BadWeights, Cancelled, NoSpace
 from masklet.export import read_manifest
@@ -317,6 +318,21 @@ def test_results_go_beside_the_work_under_the_videos_name_and_never_into_older_o
     assert all(read_manifest(out / "manifest.json")["complete"] for out in outs)
 
 
+def test_results_have_the_name_by_which_the_video_was_called(job, clip, work, monkeypatch):
+    Path("dog.mov").symlink_to(write_odd_film(work / "8f3a91.mp4"))
+    Path("walk.at.dawn").mkdir()
+    for video in (clip / "0.png", clip / "1.png"):
+        Path("walk.at.dawn", video.name).symlink_to(video)
+    assert job("dog.mov", boxes=("patch:0:48,32,84,56",), out="", output_frame_interval=100).out == Path("dog_masks")
+    assert job("walk.at.dawn/", out="").out == Path("walk.at.dawn_masks")
+    monkeypatch.chdir("walk.at.dawn")
+    assert job(".", out="").out == Path("walk.at.dawn_masks")
+    with pytest.raises(BadPrompt, match=r"holds the video itself \(\.\)"):
+        job(".", out=".")
+    with pytest.raises(BadPrompt, match=r"nothing says where.* walk\.at\.dawn is 128x96"):
+        job(".", boxes=())
+
+
 def test_a_folder_that_was_asked_for_is_made_with_those_above_it(job):
     assert job(out="deep/down/here").out == Path("deep/down/here")
     assert len(names_in("deep/down/here")) == FRAMES
@@ -486,10 +502,11 @@ def test_a_cancel_before_the_first_frame_is_finished_leaves_nothing(job, work, o
 
 
 def test_a_cancel_takes_no_folder_that_was_there(job):
-    Path("out/mine").mkdir(parents=True)
+    for mine in ("mine", "2024_mine"):  # the second as if it were a single object's
+        Path("out", mine).mkdir(parents=True)
     with pytest.raises(Cancelled):
         job(boxes=[boxed("disc", 3, disc(3))], report=stop_at(Advance, 2), per_object=True)
-    assert [str(path) for path in Path("out").rglob("*")] == ["out/mine"]
+    assert {str(path) for path in Path("out").rglob("*")} == {"out/mine", "out/2024_mine"}
 
 
 @pytest.mark.parametrize("output_video", [False, True])
@@ -556,6 +573,20 @@ def test_no_room_from_the_start_leaves_nothing(job, work, no_file_above):
         job(out="deep/out", per_object=True)
     no_file_above(resource.RLIM_INFINITY)
     assert list(work.iterdir()) == []
+
+
+def test_a_name_too_long_for_a_folder_is_said_and_leaves_nothing(job, work):
+    with pytest.raises(NoSpace, match=r"File name too long.*Choose a shorter name"):
+        job(out=f"deep/{'x' * 300}")
+    assert names_in(work) == []
+    assert not Path("deep").exists()
+
+
+def test_a_place_where_one_may_not_look_is_said(clip, work):
+    Path("closed").mkdir(mode=0o600)
+    done = masklet("segment", clip, "--box", DISC, "--out", "closed/out", cwd=work, before=DROP_PRIVILEGES)
+    assert (done.code, done.out) == (6, "")
+    assert "masklet: Cannot write closed/out: Permission denied" in done.err
 
 
 def test_a_file_where_the_folder_should_be_is_refused_and_stays(job, work):

@@ -33,6 +33,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import re
 import unicodedata
 from array import array
@@ -57,7 +58,8 @@ OUTPUT_FORMATS: tuple[OutputFormat, ...] = get_args(OutputFormat)
 MANIFEST_FORMAT = "masklet-manifest"
 MANIFEST_VERSION = 1
 
-_LONGEST_SIDE_PX: dict[OutputFormat, int] = {"webp": 16_383, "jpg": 65_535, "png": 2**31 - 1}
+_LONGEST_SIDE_PX: dict[OutputFormat, int] = {"webp": 16_383, "jpg": 65_500, "png": 2**31 - 1}
+"""JPEG itself has 65,535; libjpeg takes a few less."""
 _SLUG_CHARACTERS = 40
 
 
@@ -150,7 +152,7 @@ def _rows(objects: Mapping[str, object], masks: FrameMasks) -> list[int | None]:
 def describe_source(video: Video) -> dict[str, object]:
     """Say what was segmented; the file's name only, not the folders of the machine it lay on."""
     return {
-        "name": Path(video.path).name,
+        "name": Path(os.path.abspath(video.path)).name,  # of "." too
         "height": video.height,
         "width": video.width,
         "frame_count": video.frame_count,

@@ -3,7 +3,7 @@
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,8 +115,8 @@ def _runs(code: NDArray[np.uint8]) -> NDArray[np.int64]:
 def read_mask(path: str | Path, *, height: int, width: int) -> NDArray[np.bool_]:
     """Read a mask picture of the video's size.
 
-    Object is: with a palette, every index but 0; with transparency, what is more than half opaque; else what is
-    brighter than half.
+    Object is: with a palette, every index but 0 (a grey one that does not begin with black is as none); with
+    transparency, what is more than half opaque; else what is brighter than half.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -125,19 +125,41 @@ def read_mask(path: str | Path, *, height: int, width: int) -> NDArray[np.bool_]
                     f"mask {path} is {image.size[0]}x{image.size[1]}, but the video is {width}x{height}: "
                     "give a mask of the video's size"
                 )
-            return _object_in(image)
+            return _object_in(path, image)
+    except BadPrompt:  # a ValueError too
+        raise
     except FileNotFoundError:
         raise BadPrompt(f"mask {path} does not exist: give an existing picture") from None
     except _UNREADABLE as error:
         raise BadPrompt(f"mask {path} cannot be read ({error}): give a PNG of the video's size") from error
 
 
-def _object_in(image: Image.Image) -> NDArray[np.bool_]:
-    if image.mode == "P":
+def _object_in(path: str | Path, image: Image.Image) -> NDArray[np.bool_]:
+    if image.mode == "P" and _numbers_objects(image):
         return np.asarray(np.asarray(image) != 0)
     # Browsers and many editors save black and white pictures with a transparency that hides nothing.
     if "A" in image.getbands() and image.getchannel("A").getextrema() != (255, 255):
         return np.asarray(np.asarray(image.getchannel("A")) > 127)
     if image.mode.startswith("I"):  # 16 bits a pixel, which convert("L") cuts off at 255
-        return np.asarray(np.asarray(image) > 32767)
-    return np.asarray(np.asarray(image.convert("L")) > 127)
+        return _brighter(path, np.asarray(image), 32767)
+    return _brighter(path, np.asarray(image.convert("L")), 127)
+
+
+def _numbers_objects(image: Image.Image) -> bool:
+    """Say whether a palette's indices are numbers of objects, as in datasets, whose palettes begin with black.
+
+    Programs that save a grey picture with a palette sort it as they like: often white is 0.
+    """
+    palette = np.reshape(image.getpalette() or [0, 0, 0], (-1, 3))
+    return bool((palette[0] == 0).all() or (palette != palette[:, :1]).any())
+
+
+def _brighter(path: str | Path, pixels: NDArray[Any], half: int) -> NDArray[np.bool_]:
+    """Return what is brighter than half; refuse 0 and 1, which would pass for an object that is gone."""
+    mask = np.asarray(pixels > half)
+    if pixels.any() and not mask.any():
+        raise BadPrompt(
+            f"mask {path} has no pixel brighter than half, the brightest is {pixels.max()} of {2 * half + 1}: "
+            "save it with white where the object is"
+        )
+    return mask

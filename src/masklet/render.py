@@ -9,6 +9,7 @@ Work is integer arithmetic inside each object's own rectangle, so small objects 
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TypeAlias, get_args
@@ -228,8 +229,8 @@ def _frame(picture: Picture, outer: tuple[int, int, int, int], colour: RGB | Non
 
 def _legible(name: str, number: int) -> str:
     """Spell a name with what the built-in font can draw (ASCII), cut to length; else the object's number."""
-    words = " ".join(name.split())
-    drawn = "".join(letter if " " <= letter <= "~" else "?" for letter in words)
+    words = unicodedata.normalize("NFKD", " ".join(name.split()))  # an accent is a sign of its own, which is left out
+    drawn = "".join(letter if " " <= letter <= "~" else "?" for letter in words if not unicodedata.combining(letter))
     if not drawn.strip("? "):
         return f"object {number}"
     return drawn if len(drawn) <= _LABEL_CHARACTERS else drawn[: _LABEL_CHARACTERS - 3] + "..."

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
+from glob import glob
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -147,7 +148,7 @@ def _prompts(request: Request, video: Video) -> tuple[tuple[Prompt, ...], tuple[
         raise BadPrompt(
             "nothing says where an object is: give click_coordinates (--click-coordinates) such as "
             f"[{video.width // 2},{video.height // 2}], a box (--box) or a mask (--mask). "
-            f"{video.path.name} is {video.width}x{video.height}, frames 0..{video.frame_count - 1}"
+            f"{describe_source(video)['name']} is {video.width}x{video.height}, frames 0..{video.frame_count - 1}"
         )
     prompts, notes = gather(table.clicks, others)
     check_prompts(prompts, **size, frame_count=video.frame_count)
@@ -181,7 +182,7 @@ def _check_folder(request: Request, video: Video) -> None:
     ours = rf"{re.escape(VIDEO_NAME)}|frame_\d+\.({'|'.join(OUTPUT_FORMATS)})"
     home = source if source.is_dir() else source.parent
     if (source.is_dir() or re.fullmatch(ours, source.name)) and os.path.exists(out) and os.path.samefile(out, home):
-        raise BadPrompt(f"{out} holds the video itself ({source.name}), and results could overwrite it: choose another")
+        raise BadPrompt(f"{out} holds the video itself ({source}), and results could overwrite it: choose another")
     for _, _, mask in map(parse_mask, request.masks):
         folders = (mask.parent, mask.parent.parent) if request.per_object else (mask.parent,)
         if re.fullmatch(ours, mask.name) and any(os.path.exists(out) and os.path.samefile(out, f) for f in folders):
@@ -191,20 +192,27 @@ def _check_folder(request: Request, video: Video) -> None:
 @contextmanager
 def _new_folder(request: Request, video: Video) -> Iterator[Path]:
     """Make the folder for results, never that of another run; after a failure leave no empty one."""
-    base = f"{video.path.resolve().stem}_masks"
+    source = Path(os.path.abspath(video.path))  # a link keeps its own name
+    base = f"{source.name if source.is_dir() else source.stem}_masks"  # a folder's name has no suffix, only dots
     names = iter([request.out]) if request.out else (base if n == 1 else f"{base}_{n}" for n in count(1))
     for out in map(Path, names):
         missing = [folder for folder in (out, *out.parents) if not os.path.lexists(folder)]
         if request.out or _claim(out):
             break
+    before = _single_folders(out)
     try:
         make_folder(out)
         yield out
     except BaseException:
-        for empty in (*out.glob("[0-9][0-9][0-9]*_*/"), *missing):
+        for empty in (*(_single_folders(out) - before), *missing):
             with suppress(OSError):
                 empty.rmdir()
         raise
+
+
+def _single_folders(out: Path) -> set[Path]:
+    """Return the folders named as those of single objects; none where nobody may look, or under too long a name."""
+    return {out / name for name in glob("[0-9][0-9][0-9]*_*/", root_dir=out)}  # `Path.glob` would raise there
 
 
 def _claim(folder: Path) -> bool:
