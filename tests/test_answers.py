@@ -5,13 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clips import HEIGHT, WIDTH, ball, disc, iou, nano, write_folder
+from clips import HEIGHT, WIDTH, ball, disc, disc_at, iou, nano, picture, write_folder
 from PIL import Image
 
-from masklet.answers import amended
-from masklet.inputs import framed
-from masklet.model.network import Points
+from masklet.answers import amended, put
+from masklet.inputs import boxes_around, framed, points_of
+from masklet.model.network import ABSENT, Points, Recollection
+from masklet.prompts import Box, Click, Prompt
 from masklet.session import Session
+from masklet.tracker import Tracker
 
 BUNNY = Path(__file__).parents[1] / "examples" / "bunny.mp4"
 
@@ -44,8 +46,18 @@ ANSWER = "#......... ..######.. ..######.. ..######.. .......... .........."
         ([(5, 0, False)], ".......... .####..... .####..... .####..... .......... .........."),
         ([(2, 3, True)], ".......... .####..... .####..... .####..... .......... ##........"),
         ([(2, 6, True), (5, 0, False)], ".......... .#######.. .#######.. .#######.. .......... .........."),
+        ([(2, 1, False), (5, 0, False)], ".......... ..###..... ..###..... ..###..... .......... .........."),
+        ([(4, 8, False)], MASK),
     ],
-    ids=["what is missing", "what is too much", "a piece apart", "what is there already", "both"],
+    ids=[
+        "what is missing",
+        "what is too much",
+        "a piece apart",
+        "what is there already",
+        "what is missing and a piece apart",
+        "two pieces that are too much",
+        "not the object, as is known",
+    ],
 )
 def test_clicks_change_the_pieces_that_they_point_at_and_nothing_else(said, becomes):
     changed = amended(drawn(MASK), drawn(ANSWER), clicks(*said), [never]) > 0
@@ -84,6 +96,68 @@ def test_a_box_goes_around_the_mask_and_what_is_to_be_added():
     assert points.labels.tolist() == [[2, 3, 1, 0]]
     (x0, y0), (x1, y1) = points.xy[0, :2].tolist()
     assert (x0 <= 4, y0 <= 4, x1, y1) == (True, True, 38.0, 22.0)
+
+
+@pytest.mark.parametrize(
+    ("mask", "box"),
+    [
+        (".......... .####....# .####..... .####.....", [[4, 4], [20, 16]]),
+        (".......... .#.......# .......... ..........", [[4, 4], [40, 8]]),  # nothing else is there
+        (".......... .......... .......... ..........", None),
+    ],
+)
+def test_a_box_around_what_was_found_leaves_specks_out(mask, box):
+    points = boxes_around(drawn(mask), 0)
+    assert points.labels.tolist() == ([[2, 3]] if box else [[-1, -1]])
+    assert box is None or points.xy[0].tolist() == box
+
+
+def test_a_box_around_what_was_found_is_a_little_larger_but_not_than_the_picture():
+    points = boxes_around(drawn("########## ########## ########## .........."), 0.25)
+    assert points.xy[0].tolist() == [[0, 0], [40, 15]]
+
+
+def put_to_nano(prompt, *, amends, before=disc):
+    """Return how clicks on a frame that has a mask already are put: 1 and 0 clicks, 2 and 3 corners of a box."""
+    tracker = Tracker(nano(448), height=HEIGHT, width=WIDTH)
+    features = tracker.see(picture(0))
+    earlier = tracker.prompt(features, Prompt("disc", 0, mask=before(0))).logits[None]
+    image = tracker.network.recall(features, [Recollection((), (), tracker.reach)])
+    points = points_of(tracker.network, tracker.geometry, prompt)
+    return put(tracker.network, features, image, points, earlier, amends=amends).labels.tolist()[0]
+
+
+ON, BESIDE, OFF = Click(40, 30), Click(96, 68), Click(40, 30, False)
+
+
+@pytest.mark.parametrize(
+    ("clicks", "amends", "labels"),
+    [
+        ((ON,), False, [1]),  # most of the mask is kept
+        ((BESIDE,), False, [2, 3, 1]),  # the disc would be forgotten
+        ((ON,), True, [2, 3, 1]),
+        ((OFF,), False, [2, 3, 0]),  # nothing else says what it is about
+        ((OFF,), True, [2, 3, 0]),
+    ],
+)
+def test_a_click_on_a_mask_is_put_with_a_box_where_it_takes_one_to_say_what_it_is_about(clicks, amends, labels):
+    assert put_to_nano(Prompt("disc", 0, clicks=clicks), amends=amends) == labels
+
+
+def test_a_box_is_put_as_it_is_and_so_is_a_click_where_there_is_no_mask():
+    around = Box(24, 14, 56, 46)
+    assert put_to_nano(Prompt("disc", 0, clicks=(ON,), box=around), amends=True) == [2, 3, 1]
+    assert put_to_nano(Prompt("disc", 0, clicks=(ON,)), amends=True, before=lambda frame: disc(0) & False) == [1]
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_a_click_on_a_tracked_frame_without_the_object_says_whether_it_is_there(positive):
+    tracker = Tracker(nano(448), height=HEIGHT, width=WIDTH)
+    tracker.prompt(tracker.see(picture(0)), Prompt("disc", 0, mask=disc(0)))
+    nothing = np.full_like(tracker.bank("disc").at(0).low_resolution(), ABSENT)
+    said = Prompt("disc", 1, clicks=(Click(*disc_at(1), positive),))
+    memory = tracker.prompt(tracker.see(picture(1)), said, reverse=False, before=nothing)
+    assert (memory.score > 0, tracker.masks(1, {"disc": memory}).any()) == (positive, positive)
 
 
 @pytest.fixture

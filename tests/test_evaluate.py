@@ -60,9 +60,9 @@ def write_truth(path, numbers):
     image.save(path)
 
 
-def write_binary(path, mask):
+def write_binary(path, mask, *, inside=255):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+    Image.fromarray(mask.astype(np.uint8) * np.uint8(inside)).save(path)
 
 
 def davis_2016(root):
@@ -505,6 +505,13 @@ def test_a_dataset_that_cannot_be_scored_is_refused(tmp_path, make, message):
     with pytest.raises(BadVideo) as refusal:
         evaluate(tmp_path, nano())
     assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize("inside", [1, 255])
+def test_in_a_picture_of_one_object_all_that_is_not_black_is_that_object(tmp_path, inside):
+    write_binary(sa_v(tmp_path) / "Annotations_6fps/sav_1/000/00000.png", disc(3), inside=inside)
+    [sequence] = sequences(tmp_path)
+    assert np.array_equal(sequence.truth("00000")["000"], disc(3))
 
 
 def test_grey_masks_in_three_channels_are_read(tmp_path):

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from clips import FRAMES, HEIGHT, WIDTH, ball, box_around, disc, iou, nano, picture
@@ -136,11 +135,14 @@ def test_objects_are_carried_together_as_they_are_alone():
         [(at(1, 3, 6), 1)],
         [(at(0, 0, 4), 2), (at(1, 0, 5), 1)],
         [(at(0, 0, 4), ANYWHERE), (at(1, 0, 5), ANYWHERE)],
+        [(at(0, 0, 4), 2), (at(1, 3, 6), 1)],
+        [(replace(at(0, 0, 4), trust=TRUST), 2), (at(1, 3, 6), 1)],
     ]
     together = carry(looks(now), SIZE_HW, objects)
     for row, alone in enumerate(objects):
         assert torch.allclose(together[row], carry(looks(now), SIZE_HW, [alone])[0], atol=1e-4)
-    assert not torch.allclose(together[2], together[3], atol=1e-4)
+    for one, other in ((2, 3), (4, 5)):
+        assert not torch.allclose(together[one], together[other], atol=1e-4)
 
 
 def compared_with_everything(now, sightings):
@@ -227,6 +229,11 @@ def test_a_small_piece_must_share_more_colours_unless_there_was_time_to_shrink()
     assert recognised(seen("red", size=5.0), [(whole, 1)])
 
 
+def test_no_size_and_no_time_makes_up_for_other_colours():
+    for size, distance in ((10_000.0, 1), (100.0, 60)):
+        assert not recognised(seen("half", size=size), [(seen("red", size=100.0), distance)])
+
+
 def test_cover_counts_the_cells_of_each_place():
     mask = torch.rand(2, 1, 4 * H, 4 * W)
     assert torch.allclose(cover_of(mask).mean(2).unflatten(1, SIZE_HW), functional.avg_pool2d(mask, 4)[:, 0], atol=1e-6)
@@ -242,6 +249,19 @@ def test_objects_prompted_together_share_what_their_frame_looks_like():
         tracker.prompt(features, Prompt(name, 0, box=Box(*box_around(shape(0)))))
     first, second = (tracker.bank(name).at(0).sighting for name in ("disc", "ball"))
     assert first.looks is second.looks
+
+
+def test_what_a_person_said_is_noted_as_it_is_and_what_was_found_is_believed_by_half():
+    features = Tracker(nano(), height=HEIGHT, width=WIDTH).see(picture(0))
+    left = torch.full((2, 1, *(4 * n for n in features.size_hw)), -20.0)
+    left[..., : left.shape[-1] // 2] = 20.0
+    present, absent = torch.tensor([1.0, -1.0])
+    [said, gone] = nano().sight(features, left, torch.stack((present, absent)), None)
+    assert torch.equal(said.cover, cover_of((left > 0).float())[0])
+    assert (said.trust, said.target is None, gone.palette, bool(gone.cover.any())) == (TRUST, False, None, False)
+    [found, _] = nano().sight(features, left, torch.stack((present, absent)), -left)
+    assert torch.allclose(found.cover, torch.tensor(0.5))
+    assert (found.trust, found.target) == (0, None)
 
 
 def test_an_object_that_hides_is_absent_and_comes_back_as_itself():
@@ -277,8 +297,18 @@ def test_what_has_other_colours_is_called_absent_and_remembered_as_a_frame_witho
     assert not hidden.sighting.cover.any()
 
 
+def test_what_stands_in_its_place_in_other_colours_is_not_taken_for_the_object():
+    tracker = Tracker(nano(), height=HEIGHT, width=WIDTH)
+    tracker.prompt(tracker.see(picture(0)), Prompt("disc", 0, mask=disc(0)))
+    blue = picture(1)
+    blue[disc(1)] = blue[disc(1)][:, ::-1]
+    [memory] = tracker.step(1, tracker.see(blue), ["disc"])
+    assert memory.score < 0
+    assert not tracker.masks(1, {"disc": memory}).any()
+
+
 @pytest.mark.parametrize("name", ["disc", "ball"])
-def test_an_object_passes_its_look_alike(name):
+def test_an_object_is_followed_past_another_that_goes_the_other_way(name):
     shape = {"disc": disc, "ball": ball}[name]
     tracker = Tracker(nano(768), height=HEIGHT, width=WIDTH)
     for frame in range(FRAMES):
@@ -287,4 +317,3 @@ def test_an_object_passes_its_look_alike(name):
             tracker.prompt(features, Prompt("one", 0, box=Box(*box_around(shape(0)))))
         [memory] = tracker.step(frame, features, ["one"])
         assert iou(tracker.masks(frame, {"one": memory})[0], shape(frame)) > 0.85
-    assert np.count_nonzero(shape(0)) > 0

@@ -135,6 +135,7 @@ def test_an_unbounded_bank_keeps_everything():
     bank = MemoryBank(unbounded=True)
     bank.keep(memory(0), prompted=True)
     list(run(bank, range(1, 41)))
+    list(run(bank, range(20, 17, -1), reverse=True))
     assert list(range(1, 41)) == sorted(bank.recent)
     assert all(m.map is not None and m.logits is not None for m in bank.recent.values())
 
@@ -151,8 +152,20 @@ def test_a_new_pass_starts_from_the_prompted_frames_alone(first, then, reverse):
     bank = MemoryBank()
     bank.keep(memory(0), prompted=True)
     list(run(bank, first))
+    bank.arrive(then[0], reverse=reverse)
+    assert looked_at(bank, then[0], reverse=reverse) == [(0, then[0])]
     maps, _ = next(iter(run(bank, then, reverse=reverse)))[1]
     assert maps == [(0, 6)]
+
+
+def test_a_pass_stands_behind_the_frames_that_it_comes_to_next():
+    bank = MemoryBank()
+    assert not bank.stands_behind(range(6, 9), reverse=False)
+    for reverse, next_frames, others in ((False, range(6, 9), range(7, 9)), (True, range(2, 5), range(2, 4))):
+        bank.arrive(5, reverse=reverse)
+        assert bank.stands_behind(next_frames, reverse=reverse)
+        assert not bank.stands_behind(others, reverse=reverse)
+        assert not bank.stands_behind(next_frames, reverse=not reverse)
 
 
 def test_a_pass_whose_last_frame_became_stale_is_not_continued():
@@ -179,6 +192,17 @@ def test_a_correction_of_a_frame_just_tracked_reaches_as_far_back_as_its_trackin
     bank.keep(memory(0), prompted=True)
     *_, (frame, tracked) = run(bank, range(1, 12))
     assert chosen(bank.recollect(frame, reverse=False, reach=MOST_RECENT)) == tracked
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_a_frame_whose_prompt_is_withdrawn_is_forgotten_and_officially_counts_as_tracked(official):
+    bank = MemoryBank(unbounded=official)
+    for frame in (0, 4):
+        bank.keep(memory(frame), prompted=True)
+    list(run(bank, range(1, 6)))
+    bank.withdraw(4)
+    maps, _ = chosen(bank.recollect(6, reverse=False, reach=MOST_RECENT))
+    assert [slot for held, slot in maps if held == 4] == ([1] if official else [])
 
 
 # Where nano looks for an object
@@ -282,3 +306,27 @@ def test_of_prompted_frames_that_agree_the_one_to_come_counts_too(frame, reverse
         bank.keep(with_colour(memory(prompted), 0), prompted=True)
     bank.arrive(frame, reverse=reverse)
     assert looked_at(bank, frame, reverse=reverse) == [(said, abs(frame - said)) for said in seen]
+
+
+def test_what_shrank_on_the_way_to_the_next_prompt_is_still_the_same():
+    bank = MemoryBank()
+    for frame, cells in ((0, 100.0), (60, 2.0)):
+        said = with_colour(memory(frame), 0)
+        bank.keep(replace(said, sighting=replace(said.sighting, cover=torch.tensor(cells))), prompted=True)
+    bank.arrive(1, reverse=False)
+    assert looked_at(bank, 1) == [(0, 1), (60, 59)]
+
+
+def test_what_a_pass_found_on_its_way_to_the_first_prompt_is_looked_at_too():
+    bank = MemoryBank()
+    bank.keep(memory(9), prompted=True)
+    list(run(bank, range(5)))
+    assert looked_at(bank, 5) == [(9, 4), (4, 1), (3, 2), (2, 3)]
+
+
+def test_an_object_of_which_nothing_is_said_any_more_is_looked_for_nowhere():
+    bank = MemoryBank()
+    bank.keep(memory(0), prompted=True)
+    list(run(bank, range(1, 4)))
+    bank.withdraw(0)
+    assert looked_at(bank, 4) == []

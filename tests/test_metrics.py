@@ -197,3 +197,9 @@ def test_the_deepest_pixel_is_in_the_mask_and_as_far_from_its_edge_as_any(mask):
 def test_the_deepest_pixel_of_a_disc_is_its_middle():
     y, x = np.mgrid[:60, :90]
     assert deepest(np.hypot(x - 50, y - 20) < 15) == (50, 20)
+
+
+def test_the_deepest_pixel_of_a_bar_is_half_way_along_it():
+    bar = np.zeros((20, 40), bool)
+    bar[7:12, 4:31] = True
+    assert deepest(bar) == (17, 9)

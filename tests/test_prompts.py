@@ -465,6 +465,7 @@ def test_a_box_is_read(text, expected):
     ("text", "expected"),
     [
         ("dog:0:mask.png", ("dog", 0, Path("mask.png"))),
+        ("dog:0: mask.png ", ("dog", 0, Path("mask.png"))),
         ("big dog: 7 :C:/my masks/a:b.png", ("bigdog", 7, Path("C:/my masks/a:b.png"))),
     ],
 )

@@ -69,6 +69,7 @@ def test_a_second_answer_takes_the_place_of_the_first(results):
         ((2,), range(0, 5), [range(0, 2), range(3, 5)]),
         ((0, 4), range(0, 5), [range(1, 4)]),
         ((0, 4), range(2, 4), [range(2, 4)]),
+        ((1, 2, 3), range(0, 5), [range(0, 1), range(4, 5)]),
         ((9,), range(0, 5), [range(0, 5)]),
         ((1,), range(3, 3), []),
     ],

@@ -282,8 +282,9 @@ def test_a_name_without_a_positive_click_is_background_for_the_others(job):
     assert [o["name"] for o in read_manifest(made.manifest)["objects"]] == ["disc", "ball"]
 
 
-def test_a_correction_may_be_written_down_before_what_it_corrects(job):
-    clicks = {"click_coordinates": "[68,88],[40,30]", "click_labels": "0,1", "click_frames": "2,0"}
+@pytest.mark.parametrize("frames", ["2,0", "0,2"], ids=["and is later", "and is earlier"])
+def test_a_correction_may_be_written_down_before_what_it_corrects(job, frames):
+    clicks = {"click_coordinates": "[68,88],[40,30]", "click_labels": "0,1", "click_frames": frames}
     assert job(boxes=(), **clicks, click_object_ids="disc").objects == ("disc",)
 
 

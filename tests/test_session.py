@@ -68,6 +68,12 @@ def same(first, second):
     )
 
 
+def answer(masks, name):
+    """Return all that was answered of one object: a network with random weights draws almost the same masks of all."""
+    row = masks.objects.index(name)
+    return masks.masks[row].tobytes(), masks.object_scores[row], masks.ious[row]
+
+
 def stop_after(frames):
     """Return a progress that cancels when so many frames are done."""
 
@@ -108,15 +114,18 @@ def test_an_object_is_answered_at_once_and_then_found_on_every_frame(clip, image
         assert all(masks.object_scores.dtype == masks.ious.dtype == np.float32 for masks in tracked.values())
 
 
-def test_clicks_on_one_frame_add_up_to_one_prompt(wiring, clip):
-    for x in (10, 20, 30):
-        wiring.add_click("dog", 0, x, 40)
-    one_by_one = wiring.preview(0)
+@pytest.mark.parametrize("around", [None, Box(5, 5, 60, 60)], ids=["alone", "after a box"])
+def test_clicks_on_one_frame_add_up_to_one_prompt(wiring, clip, around):
+    clicks = (Click(10, 40), Click(20, 40, False), Click(30, 40))
     with Session(clip, tiny()) as other:
-        other.add(Prompt("dog", 0, clicks=(Click(10, 40), Click(20, 40), Click(30, 40))))
-        # Earlier logits took part in the first, as with SAM 2's own predictor: not the same, and all three count.
-        assert other.objects == wiring.objects == ("dog",)
-        assert not np.array_equal(other.preview(0).ious, one_by_one.ious)
+        if around is not None:
+            for one in (wiring, other):
+                one.add(Prompt("dog", 0, box=around))
+        for count, click in enumerate(clicks, start=1):
+            wiring.add_click("dog", 0, click.x, click.y, positive=click.positive)
+            # What was answered before takes part, as with SAM 2's own predictor: so it is said as often here.
+            other.add(Prompt("dog", 0, clicks=clicks[:count], box=around))
+            assert answer(wiring.preview(0), "dog") == answer(other.preview(0), "dog")
 
 
 @pytest.mark.parametrize("later", ["box", "mask"])
@@ -231,7 +240,7 @@ def test_backward_of_a_clip_is_forward_of_the_clip_turned_round(clip, tmp_path):
         other.add_box("dog", 0, 20, 20, 60, 60)
         backward, forward = track(one, "backward"), track(other, "forward")
     for frame in EVERY:
-        assert np.array_equal(backward[7 - frame]["dog"], forward[frame]["dog"])
+        assert answer(backward[7 - frame], "dog") == answer(forward[frame], "dog")
 
 
 # Corrections
@@ -268,40 +277,73 @@ def test_a_correction_tracks_again_only_what_it_touches(wiring, seen):
     after = track(wiring)
     assert stepped == {("dog", 5): 1, ("dog", 7): 1}
     for frame in EVERY:
-        assert np.array_equal(after[frame]["cat"], before[frame]["cat"])
-    for frame in range(5):
-        assert np.array_equal(after[frame]["dog"], before[frame]["dog"])
+        assert answer(after[frame], "cat") == answer(before[frame], "cat")
+        assert (answer(after[frame], "dog") == answer(before[frame], "dog")) is (frame < 5)
 
 
-def test_between_two_prompts_the_correction_leads(wiring, monkeypatch):
-    wiring.add_click("dog", 0, 40, 40)
-    track(wiring)
-    ways = {}
+@pytest.fixture
+def ways(wiring, monkeypatch):
+    """Note from which side each frame is come to last."""
+    noted = {}
     step = wiring.tracker.step
 
-    def watching(frame, features, objects, *, reverse=False):
-        ways[frame] = "backward" if reverse else "forward"
+    def noting(frame, features, objects, *, reverse=False):
+        noted[frame] = "backward" if reverse else "forward"
         return step(frame, features, objects, reverse=reverse)
 
-    monkeypatch.setattr(wiring.tracker, "step", watching)
+    monkeypatch.setattr(wiring.tracker, "step", noting)
+    return noted
+
+
+def test_between_two_prompts_the_correction_leads(wiring, ways):
+    wiring.add_click("dog", 0, 40, 40)
+    track(wiring)
+    ways.clear()
     wiring.add_click("dog", 4, 50, 50)
     track(wiring)
-    assert ways == dict.fromkeys((3, 2, 1), "backward") | dict.fromkeys((5, 6, 7), "forward")
+    assert ways == dict.fromkeys((1, 2, 3), "backward") | dict.fromkeys((5, 6, 7), "forward")
 
 
-def test_corrections_come_to_the_same_whatever_was_tracked_with_them_in_between(clip):
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_between_two_first_prompts_the_direction_leads(wiring, ways, direction):
+    for frame in (2, 6):
+        wiring.add_click("dog", frame, 40, 40)
+    track(wiring, direction)
+    assert [ways[frame] for frame in (3, 4, 5)] == [direction] * 3
+
+
+def test_a_click_on_what_follows_from_a_mask_that_was_given_leads_nowhere(wiring, ways):
+    wiring.add_mask("dog", 0, disc(0))
+    track(wiring)
+    wiring.add_click("dog", 4, 50, 50)
+    track(wiring)
+    assert set(ways.values()) == {"forward"}
+
+
+@pytest.mark.parametrize(("first", "second", "way"), [(3, 5, "backward"), (5, 3, "forward")])
+def test_of_two_corrections_the_later_one_leads(wiring, ways, first, second, way):
+    wiring.add_click("dog", 0, 40, 40)
+    for corrected in (first, second):
+        track(wiring)
+        wiring.add_click("dog", corrected, 50, 50)
+    track(wiring)
+    assert ways[4] == way
+
+
+def test_what_follows_corrections_is_the_same_whether_or_not_it_was_tracked_in_between(clip):
     runs = []
     for tracks_between in (False, True):
-        with Session(clip, tiny()) as session:
-            session.add_box("dog", 0, 20, 20, 60, 60)
+        with Session(clip, nano()) as session:
+            session.add_mask("thing", 0, ball(0))
             track(session)
-            session.add_mask("dog", 4, ball(4))
+            session.add_mask("thing", 3, ball(3))
             if tracks_between:
                 track(session)
-            session.add_mask("dog", 6, disc(6))
+            session.add_mask("thing", 5, disc(5))
             runs.append(track(session))
-    for frame in (0, 4, 5, 6, 7):  # 1 to 3 were tracked knowing less of the future
-        assert np.array_equal(runs[0][frame]["dog"], runs[1][frame]["dog"])
+    for frame in (1, 2, 6, 7):  # between two corrections the later one leads if there was something to correct
+        assert answer(runs[0][frame], "thing") == answer(runs[1][frame], "thing")
+    assert [iou(runs[0][frame]["thing"], shape(frame)) > 0.8 for frame, shape in ((2, ball), (6, disc))] == [True] * 2
 
 
 def test_a_pass_does_not_go_on_from_what_a_correction_made_stale(clip):
@@ -389,7 +431,7 @@ def test_an_object_added_after_a_pass_is_the_only_one_tracked(wiring, seen):
     assert stepped == {("cat", frame): 1 for frame in EVERY if frame != 3}
     for frame in EVERY:
         assert after[frame].objects == ("dog", "cat")
-        assert np.array_equal(after[frame]["dog"], before[frame]["dog"])
+        assert answer(after[frame], "dog") == answer(before[frame], "dog")
 
 
 def test_a_removed_object_is_forgotten_and_the_others_keep_their_masks(wiring, seen):
@@ -402,7 +444,7 @@ def test_a_removed_object_is_forgotten_and_the_others_keep_their_masks(wiring, s
     assert stepped == {}
     for frame in EVERY:
         assert after[frame].objects == ("dog",)
-        assert np.array_equal(after[frame]["dog"], before[frame]["dog"])
+        assert answer(after[frame], "dog") == answer(before[frame], "dog")
 
 
 # Stopping and going on
@@ -490,7 +532,7 @@ def test_what_was_done_when_the_caller_turns_away_is_kept(wiring, seen):
     first = [next(pass_under_way) for _ in range(4)]
     pass_under_way.close()
     assert sorted(frame for _, frame in stepped) == [1, 2, 3]
-    assert np.array_equal(wiring.preview(3)["dog"], first[3]["dog"])
+    assert answer(wiring.preview(3), "dog") == answer(first[3], "dog")
     assert wiring.preview(4).objects == ()
     track(wiring)
     assert stepped == {("dog", frame): 1 for frame in EVERY[1:]}

@@ -304,6 +304,21 @@ def test_a_withdrawn_prompt_conditions_nothing():
         assert np.array_equal(logits, expected)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [Prompt("disc", 2, clicks=(Click(46, 30, False),)), Prompt("disc", 2, mask=disc(2))],
+    ids=["a correction that waits", "a mask"],
+)
+def test_what_is_withdrawn_before_tracking_gets_there_leaves_no_trace(said):
+    tracker = Tracker(tiny(), **SIZE)
+    for prompt in (MIX[0], said):
+        tracker.prompt(seen(tiny(), prompt.frame), prompt)
+    tracker.withdraw("disc", 2)
+    masks = [step(tracker, frame, seen(tiny(), frame), ["disc"])["disc"] for frame in range(3)]
+    assert list(tracker.bank("disc").prompted) == [0]
+    assert not np.array_equal(masks[2], disc(2))
+
+
 def test_a_long_stream_keeps_a_bounded_number_of_memories():
     tracker = Tracker(tiny(), **SIZE)
     features = seen(tiny(), 0)

@@ -75,6 +75,8 @@ def test_a_key_counts_whichever_way_its_client_reaches_the_server(store):
         {"model": "masklet/nano"},
         {"version": "v2"},
         {"webhook": "http://127.0.0.1/other"},
+        {"webhook_events": ("completed",)},
+        {"files": {"input_video": "another"}},
         {"cancel_after_s": 5.0},
     ],
     ids=lambda change: next(iter(change)),
@@ -117,10 +119,11 @@ def test_a_full_queue_refuses_and_running_predictions_are_not_in_it(opened):
     assert accept(store, replace(ANY, owner="eve")).status == "starting"
 
 
-def test_a_repeated_request_is_answered_although_the_queue_is_full(opened):
+def test_a_repeated_request_is_answered_although_the_queue_or_the_disk_is_full(opened):
     store = opened(limits=Limits(waiting=1))
     first = accept(store, replace(ANY, key="k"))
-    assert accept(store, replace(ANY, key="k")).id == first.id
+    for full in (store, opened(limits=Limits(room_bytes=2**60))):
+        assert accept(full, replace(ANY, key="k")).id == first.id
 
 
 def test_nothing_is_accepted_when_the_disk_is_nearly_full(opened):
@@ -142,6 +145,7 @@ def test_what_json_cannot_say_is_not_stored(store):
 def test_what_is_unknown_and_what_is_anothers_look_the_same(store):
     mine = accept(store)
     assert store.get(mine.id, owner="bob") is store.get("nothing", owner="ann") is None
+    assert store.status(mine.id, owner="bob") is store.status("nothing", owner="ann") is None
     assert store.cancel(mine.id, owner="bob") is store.cancel("nothing", owner="ann") is None
     assert store.list(owner="bob").results == ()
     assert see(store, mine).status == "starting"
@@ -201,6 +205,29 @@ def test_everything_is_counted(store, hands):
     assert counts.by_status == {"succeeded": 1, "starting": 2, "canceled": 1}
     assert counts.oldest_waiting_s == 30
     assert (counts.webhooks_pending, counts.webhooks_undelivered) == (0, 0)
+    hands.go(-3_600)
+    assert store.counts().oldest_waiting_s == 0, "a clock that was set back makes no wait negative"
+
+
+def test_events_are_read_on_from_the_last_one_heard(store):
+    first, second = succeed(store, outputs=2), accept(store)
+    store.cancel(second.id, owner="ann")
+    heard = store.events.after(0, prediction=first.id)
+    assert [event.kind for event in heard] == ["start", "output", "output", "completed"]
+    for i, event in enumerate(heard):
+        assert store.events.after(event.seq, prediction=first.id) == heard[i + 1 :]
+    assert store.events.after(0, prediction=first.id, limit=3) == heard[:3]
+
+
+def test_who_waits_is_woken_by_what_happened_since_and_not_by_what_was_before(store):
+    first = succeed(store)
+    last, woken = store.events.changed(-1)
+    assert woken == frozenset()
+    second = accept(store)
+    store.cancel(second.id, owner="ann")
+    assert store.events.changed(last) == (last + 1, {second.id})
+    assert store.events.changed(last + 1) == (last + 1, frozenset())
+    assert store.events.changed(0) == (last + 1, {first.id, second.id})
 
 
 def test_a_change_by_any_process_changes_the_version(store, opened):

@@ -15,6 +15,7 @@ from masklet.jobs import (
     StoreRefused,
 )
 from masklet.jobs import schema as tables
+from masklet.jobs.database import Database
 
 
 def test_a_database_that_is_locked_for_a_while_is_waited_for(store):
@@ -52,6 +53,40 @@ def test_a_database_that_stays_locked_is_busy_and_reading_goes_on(opened):
         db.close()
     assert len(store.list(owner=None).results) == 1
     assert accept(store).status == "starting"
+
+
+def test_writers_of_one_process_wait_for_each_other_no_longer_than_for_another_process(tmp_path):
+    database = Database(tmp_path / "masklet.db", reach=lambda point: None, busy_s=0.05)
+    database.start(check=False)
+    entered, left = threading.Event(), threading.Event()
+
+    def hold():
+        with database.write("first"):
+            entered.set()
+            left.wait(2)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    entered.wait(2)
+    with pytest.raises(StoreBusy), database.write("second"):
+        pass
+    left.set()
+    holder.join()
+    with database.write("third") as db:
+        db.execute("INSERT INTO tokens DEFAULT VALUES")
+    database.close()
+
+
+def test_every_commit_is_flushed_and_nothing_outlives_its_prediction(store, tmp_path):
+    database = Database(store.folder.database, reach=lambda point: None)
+    with database.read() as db:
+        assert [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "foreign_keys")] == [2, 1]
+    database.close()
+
+
+def test_what_people_send_is_for_this_user_alone(store):
+    folders = (store.folder.root, store.folder.uploads, store.folder.outputs, store.folder.work)
+    assert [folder.stat().st_mode & 0o777 for folder in folders] == [0o700] * 4
 
 
 def test_a_failure_inside_a_transaction_changes_nothing(store, opened):

@@ -45,9 +45,13 @@ def test_webhooks_come_in_order_and_show_the_prediction_as_it_was(store, hands):
 
 def test_the_end_waits_for_the_start_to_be_told(store):
     accept(store, HOOKED)
-    store.queue.finish(store.queue.claim("w").lease, Outcome("failed", "no", "E_INTERNAL"))
+    lease = store.queue.claim("w").lease
+    publish(store, lease, 0, role="manifest", name="manifest.json")
+    store.queue.finish(lease, Outcome("failed", "no", "E_INTERNAL", {"predict_time": 1.0}))
     [start] = store.outbox.due()
-    assert start.kind == "start"
+    told = start.prediction
+    assert (start.kind, told.status, told.error, told.error_code) == ("start", "processing", None, None)
+    assert (told.manifest, told.metrics, told.completed_at) == (None, {}, None)
     assert store.outbox.due(busy=[start.id]) == ()
     assert store.outbox.mark_failed(start.id, "HTTP 500") is False, "only the end is worth a second try"
     [end] = store.outbox.due()
@@ -76,6 +80,17 @@ def test_a_hundred_frames_a_second_make_two_webhooks_a_second(store, hands):
     assert 2 <= len(heard) <= 4
 
 
+def test_a_clock_that_was_set_back_holds_no_webhook_back(store, hands):
+    accept(store, replace(HOOKED, webhook_events=("output",)))
+    lease = store.queue.claim("w").lease
+    publish(store, lease, 0)
+    sent(store)
+    hands.wall -= 3_600
+    publish(store, lease, 1)
+    hands.go(1)
+    assert [len(delivery.prediction.outputs) for delivery in sent(store)] == [2]
+
+
 def work_on(store, hands, lease, seconds, first=0):
     """Publish a picture and a line a second."""
     for position in range(first, first + seconds):
@@ -99,6 +114,16 @@ def test_a_slow_receiver_has_few_webhooks_waiting_and_each_says_no_less_than_the
     publish(store, lease, 40)
     heard = tell_all(store, hands)
     assert [(kind, count) for kind, _, count, _ in heard] == [("logs", 40), ("output", 41)]
+
+
+def test_what_is_told_after_a_picture_shows_it_too(store, hands):
+    accept(store, HOOKED)
+    lease = store.queue.claim("w").lease
+    publish(store, lease, 0)
+    store.queue.add_logs(lease, "a line between the two\n")
+    publish(store, lease, 1)
+    heard = tell_all(store, hands)
+    assert [(kind, count) for kind, _, count, _ in heard] == [("start", 0), ("output", 2), ("logs", 2)]
 
 
 @pytest.mark.parametrize("status", ["succeeded", "failed"])
@@ -151,6 +176,7 @@ def test_the_end_is_tried_for_more_than_a_day_and_then_shown_as_undelivered(stor
     assert (store.counts().webhooks_pending, store.counts().webhooks_undelivered) == (0, 1)
     assert store.outbox.resend(prediction.id) == 1
     assert [delivery.id for delivery in store.outbox.due()] == [*ids]
+    assert store.outbox.mark_failed(*ids, "HTTP 500") is True, "and is tried for as long again"
 
 
 def test_only_the_end_is_sent_again_since_what_came_before_it_is_overtaken(store):

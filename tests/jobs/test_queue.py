@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from stores import ANY, accept, kinds, publish, raw, see, succeed
+from stores import ANY, accept, files_in, kinds, publish, raw, see, succeed
 
 from masklet.jobs import (
     MOST_CRASHES,
@@ -17,8 +17,11 @@ from masklet.jobs import (
 # Claims
 
 
-def test_the_oldest_is_next(store):
-    ids = [accept(store).id for _ in range(3)]
+def test_the_oldest_is_next_whatever_the_clock_did(store, hands):
+    ids = []
+    for _ in range(3):
+        ids.append(accept(store).id)
+        hands.wall -= 3_600
     assert [store.queue.claim("w").lease.prediction for _ in range(3)] == ids
     assert store.queue.claim("w") is None
 
@@ -76,9 +79,9 @@ def test_tokens_rise_over_all_predictions_and_restarts(store, opened):
 def test_files_are_published_with_their_size_and_hash(store):
     prediction = accept(store)
     lease = store.queue.claim("w").lease
+    publish(store, lease, 0, b"{}", role="manifest", name="manifest.json")
     made = publish(store, lease, 0, b"first")
     publish(store, lease, 1, b"second")
-    publish(store, lease, 0, b"{}", role="manifest", name="manifest.json")
     found = see(store, prediction)
     assert [output.name for output in found.outputs] == ["frame_00000.png", "frame_00001.png"]
     assert found.outputs[0] == made == store.find_output(prediction.id, "frame_00000.png")
@@ -96,6 +99,7 @@ def test_logs_grow_up_to_a_limit(store, monkeypatch):
     for text in ("one\n", "two\n", "three\n", "four\n"):
         store.queue.add_logs(lease, text)
     assert see(store, prediction).logs == "one\ntwo\nth"
+    assert kinds(store, prediction) == ["start", "logs", "logs", "logs"], "nobody is told of lines that are not kept"
 
 
 def test_success_needs_every_output_of_this_very_attempt(store):
@@ -112,6 +116,18 @@ def test_success_needs_every_output_of_this_very_attempt(store):
     assert len(see(store, prediction).outputs) == 2, "what was published stays until the end is known"
     store.queue.finish(second, Outcome("succeeded"), outputs=1)
     assert [output.path.parent.name for output in see(store, prediction).outputs] == [str(second.token)]
+
+
+def test_success_needs_every_position_and_says_how_many_there_are(store):
+    accept(store)
+    lease = store.queue.claim("w").lease
+    for position in (0, 2):
+        publish(store, lease, position)
+    for outputs in (2, None):
+        with pytest.raises(ValueError, match=f"{outputs} outputs were made, "):
+            store.queue.finish(lease, Outcome("succeeded"), outputs=outputs)
+    publish(store, lease, 1)
+    store.queue.finish(lease, Outcome("succeeded"), outputs=3)
 
 
 def test_a_second_attempt_publishes_again_and_clients_hear_of_each_file_once(store):
@@ -184,6 +200,17 @@ def test_a_late_worker_cannot_touch_the_files_of_the_next(store, hands):
     assert not (store.folder.outputs / prediction.id / str(late.token)).exists()
 
 
+def test_what_earlier_attempts_made_goes_once_a_later_one_counts(store):
+    prediction = accept(store)
+    for attempt in range(3):
+        lease = store.queue.claim("w").lease
+        publish(store, lease)
+        if attempt < 2:
+            store.queue.release(lease)
+    store.folder.discard_others(lease)
+    assert files_in(store.folder.outputs / prediction.id) == [f"{lease.token}/frame_00000.png"]
+
+
 def test_what_a_lost_lease_has_published_is_not_thrown_away_while_it_counts(store):
     prediction = accept(store)
     lease = store.queue.claim("w").lease
@@ -195,12 +222,12 @@ def test_what_a_lost_lease_has_published_is_not_thrown_away_while_it_counts(stor
 
 def test_a_heartbeat_keeps_a_lease_and_silence_loses_it(store, hands):
     prediction = accept(store)
-    lease = store.queue.claim("w", lease_s=10).lease
+    lease = store.queue.claim("w", lease_s=20).lease
     for _ in range(5):
-        hands.go(9)
+        hands.go(19)
         assert store.queue.requeue_lost() == []
-        store.queue.heartbeat(lease, lease_s=10)
-    hands.go(11)
+        store.queue.heartbeat(lease, lease_s=20)
+    hands.go(21)
     [lost] = store.queue.requeue_lost()
     assert (lost.prediction, lost.worker, lost.failed) == (prediction.id, "w", False)
     assert (see(store, prediction).status, see(store, prediction).crashes) == ("starting", 1)
@@ -229,6 +256,25 @@ def test_a_restart_of_the_server_takes_every_lease_at_once_and_blames_nobody(sto
         with pytest.raises(LeaseLost):
             store.queue.heartbeat(lease)
     assert after.queue.claim("w").lease.prediction == predictions[0].id
+
+
+def test_a_prediction_does_not_begin_before_it_was_made_though_the_clock_was_set_back(store, hands):
+    prediction = accept(store)
+    hands.wall -= 3_600
+    claim = store.queue.claim("w")
+    assert claim.prediction.started_at == prediction.created_at
+    store.queue.finish(claim.lease, Outcome("succeeded"), outputs=0)
+    assert see(store, prediction).completed_at == prediction.created_at
+
+
+def test_what_a_worker_of_the_same_name_had_under_an_earlier_start_is_not_this_ones(store, opened, hands):
+    prediction = accept(store)
+    store.queue.claim("w")
+    hands.go(100)
+    after = opened(boot_id="second")
+    assert after.queue.worker_died("w", "it died") == after.queue.release_worker("w") == []
+    assert after.queue.expire(most_run_s=60) == [], "its clock may have been another one"
+    assert (see(after, prediction).status, see(after, prediction).attempts) == ("processing", 1)
 
 
 def test_a_prediction_that_kills_its_workers_is_given_up_and_the_others_are_not(store):
@@ -281,14 +327,14 @@ def test_only_what_the_dead_worker_had_is_put_back(store):
 
 
 def test_cancelling_ends_it_at_once_in_any_state_and_only_once(store):
-    waiting, running, done = accept(store), accept(store), None
+    running, waiting = accept(store), accept(store)
     store.queue.claim("w")
     done = store.cancel(waiting.id, owner="ann")
     assert (done.status, done.error, done.error_code) == ("canceled", "It was cancelled.", "E_CANCELED")
     again = store.cancel(waiting.id, owner="ann")
     assert again == done
     assert store.cancel(running.id, owner="ann").status == "canceled"
-    assert kinds(store, waiting) == ["start", "completed"]
+    assert (kinds(store, waiting), kinds(store, running)) == (["completed"], ["start", "completed"])
 
 
 def test_a_cancelled_prediction_has_no_outputs(store):
@@ -374,6 +420,14 @@ def test_a_deadline_that_passes_in_the_queue_aborts(store, hands):
     assert see(store, late).error == "Its deadline passed before its turn came."
 
 
+def test_a_deadline_that_passes_while_it_waits_for_its_next_attempt_cancels(store, hands):
+    prediction = accept(store, replace(ANY, cancel_after_s=10))
+    store.queue.release(store.queue.claim("w").lease)
+    hands.go(11)
+    assert store.queue.claim("w") is None
+    assert (see(store, prediction).status, see(store, prediction).error_code) == ("canceled", "E_DEADLINE")
+
+
 def test_a_deadline_that_passes_while_it_runs_cancels(store, hands):
     prediction = accept(store, replace(ANY, cancel_after_s=10))
     lease = store.queue.claim("w").lease
@@ -394,7 +448,7 @@ def test_after_a_restart_of_the_machine_deadlines_go_by_the_wall_clock(store, op
     hands.monotonic = 3.0
     rebooted = opened(machine="another boot", boot_id="second")
     assert rebooted.queue.expire() == []
-    hands.wall += 101
+    hands.wall += 100
     assert rebooted.queue.expire() == [prediction.id]
 
 

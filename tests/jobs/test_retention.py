@@ -15,6 +15,7 @@ from stores import (
     NOTHING_IS_KEPT,
     accept,
     files_in,
+    kinds,
     publish,
     raw,
     see,
@@ -41,6 +42,25 @@ def test_an_upload_is_kept_for_its_owner_alone(store):
     assert store.uploads.list(owner="bob") == ()
     assert store.uploads.delete(kept.id, owner="bob") is False
     assert [path.name for path in store.folder.uploads.iterdir()] == [kept.id]
+
+
+def test_the_newest_uploads_are_listed_first(store):
+    ids = [upload(store).id for _ in range(3)]
+    assert [kept.id for kept in store.uploads.list(owner="ann")] == ids[::-1]
+    assert [kept.id for kept in store.uploads.list(owner="ann", limit=1)] == ids[-1:]
+
+
+def test_what_an_owner_sends_again_inside_a_request_is_the_same_upload_and_kept_longer(store, hands):
+    def send(owner="ann", content=b"film", keep_s=100.0):
+        path = store.uploads.temporary()
+        path.write_bytes(content)
+        return store.uploads.add_content(owner, path, content_type="video/mp4", keep_s=keep_s)
+
+    first = send()
+    hands.go(10)
+    assert send() == replace(first, expires_at=hands.wall + 100)
+    assert send(keep_s=1.0).expires_at == hands.wall + 100, "and never less long"
+    assert len({first.id, send("bob").id, send(content=b"another film").id}) == 3
 
 
 def test_an_upload_is_gone_after_its_date_or_when_it_is_deleted(store, hands):
@@ -90,7 +110,7 @@ def test_data_goes_first_the_row_later_and_meanwhile_says_so(store, hands):
     assert (store.sweep(kept).data, store.sweep(kept).data) == (1, 0)
     found = see(store, done)
     assert (found.status, found.data_removed, found.input, found.outputs, found.logs) == ("succeeded", True, {}, (), "")
-    assert found.completed_at == done.completed_at
+    assert (found.completed_at, found.files, kinds(store, done)) == (done.completed_at, {}, [])
     assert store.find_output(done.id, "frame_00000.png") is None
     assert files_in(store.folder.outputs) == [f"{young.id}/{2}/frame_00000.png"]
     assert see(store, young) == young
@@ -114,13 +134,32 @@ def test_what_has_not_ended_is_never_swept(store, hands):
     assert files_in(store.folder.work) == [f"{running.id}.2/input"]
 
 
+def test_what_a_worker_has_written_is_there_to_be_published(store):
+    prediction = accept(store)
+    lease = store.queue.claim("w").lease
+    (store.folder.outputs_of(lease) / "frame_00000.png").write_bytes(b"first")
+    store.sweep(NOTHING_IS_KEPT)
+    publish(store, lease, 1)
+    assert files_in(store.folder.outputs / prediction.id) == ["1/frame_00000.png", "1/frame_00001.png"]
+
+
 def test_data_waits_for_its_webhook(store, hands):
     done = accept(store, replace(HOOKED, webhook_events=("completed",)))
     store.cancel(done.id, owner="ann")
     hands.go(100)
-    assert store.sweep(Retention(data_s=50)).data == 0
+    kept = Retention(data_s=50, rows_s=50)
+    assert (store.sweep(kept).data, store.sweep(kept).rows) == (0, 0)
     sent(store)
-    assert store.sweep(Retention(data_s=50)).data == 1
+    assert store.sweep(kept).data == 1
+    assert see(store, done) is None
+
+
+def test_one_sweep_removes_all_that_is_over_a_few_at_a_time(store, hands, monkeypatch):
+    monkeypatch.setattr("masklet.jobs.sweep._AT_ONCE", 2)
+    for _ in range(5):
+        succeed(store)
+    hands.go(100)
+    assert store.sweep(Retention(data_s=50)).data == 5
 
 
 def test_data_stays_for_a_while_after_its_webhook_was_given_up_so_that_it_can_be_sent_again(store, hands):
@@ -139,6 +178,7 @@ def test_data_stays_for_a_while_after_its_webhook_was_given_up_so_that_it_can_be
     store.outbox.mark_failed(store.outbox.due()[0].id, "HTTP 410", final=True)
     hands.go(kept.data_s + 1)
     assert store.sweep(kept).data == 1
+    assert store.outbox.resend(done.id) == 0, "there is nothing left to tell"
 
 
 def test_a_predictions_webhooks_are_found_without_a_look_at_everybody_elses(store):
