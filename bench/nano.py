@@ -1,6 +1,7 @@
 """The figures of `docs/nano.md`: accuracy by prompt and by input size, absence and return, frames a second.
 
-    python bench/nano.py --dataset DAVIS [--returns DATASET] [--model nano] [--sides 512 576 768] [--teacher]
+    python bench/nano.py --dataset DAVIS [--returns DATASET] [--model nano] [--dtype float32] [--sides 512 576 768]
+        [--teacher]
 
 `--returns` is a dataset in which objects hide and come back, as `scripts/make_training_data.py --only returns` makes:
 an object without a mask on a frame is hidden there.
@@ -145,11 +146,12 @@ def main() -> None:
     parser.add_argument("--dataset", type=Path)
     parser.add_argument("--returns", type=Path)
     parser.add_argument("--model", default="nano")
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--sides", type=int, nargs="*", default=[])
     parser.add_argument("--teacher", action="store_true")
     arguments = parser.parse_args()
     print(machine(), flush=True)
-    network = load_network(arguments.model, dtype="float32")
+    network = load_network(arguments.model, dtype=arguments.dtype)
     own = network.config.image_px
     speed(network, 1)
     speed(network, 5)
