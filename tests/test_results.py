@@ -124,3 +124,15 @@ def test_a_full_disk_for_temporary_files_is_no_space_with_the_way_out():
     said = subprocess.check_output([sys.executable, "-c", textwrap.dedent(code)], text=True)
     assert "TMPDIR" in said
     assert NoSpace.exit_code == 6
+
+
+def test_what_was_shown_stays_so_though_it_is_dropped_until_the_object_is_forgotten(results):
+    for name in ("dog", "cat"):
+        results.put(name, 0, answer(tracked=None))
+        results.put(name, 1, answer(tracked=False))
+        results.drop(name, range(2))
+    assert [results.was_shown("dog", frame) for frame in range(3)] == [False, True, False]
+    results.put("dog", 2, answer())
+    results.forget("dog")
+    assert results.get("dog", 2) is None
+    assert (results.was_shown("dog", 1), results.was_shown("cat", 1)) == (False, True)

@@ -341,9 +341,10 @@ def test_what_follows_corrections_is_the_same_whether_or_not_it_was_tracked_in_b
                 track(session)
             session.add_mask("thing", 5, disc(5))
             runs.append(track(session))
-    for frame in (1, 2, 6, 7):  # between two corrections the later one leads if there was something to correct
+    for frame in EVERY:
         assert answer(runs[0][frame], "thing") == answer(runs[1][frame], "thing")
-    assert [iou(runs[0][frame]["thing"], shape(frame)) > 0.8 for frame, shape in ((2, ball), (6, disc))] == [True] * 2
+    for frame, shape in ((2, ball), (4, disc), (6, disc)):  # the later one leads
+        assert iou(runs[0][frame]["thing"], shape(frame)) > 0.8
 
 
 def test_a_pass_does_not_go_on_from_what_a_correction_made_stale(clip):

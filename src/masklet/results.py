@@ -42,6 +42,7 @@ class Results:
             "create table answers (object text, frame integer, counts text, score real, iou real, logits blob, "
             "height integer, tracked integer, primary key (object, frame)) without rowid"
         )
+        self._rows.execute("create table shown (object text, frame integer, primary key (object, frame)) without rowid")
 
     def put(self, name: str, frame: int, answer: Answer) -> None:
         """Store an answer in place of an older one; raises `NoSpace`."""
@@ -52,6 +53,8 @@ class Results:
                 "insert or replace into answers values (?, ?, ?, ?, ?, ?, ?, ?)",
                 (*key, *row, len(answer.logits), answer.tracked),
             )
+            if answer.tracked is not None:
+                self._rows.execute("insert or ignore into shown values (?, ?)", key)
         except sqlite3.OperationalError as error:
             raise NoSpace(
                 f"Cannot keep masks among the temporary files ({error}): make room, or set TMPDIR to a larger disk."
@@ -67,11 +70,21 @@ class Results:
         mask = decode_rle({"size": self._size, "counts": counts})
         return Answer(mask, score, iou, self._unpack(logits, height), None if tracked is None else bool(tracked))
 
+    def was_shown(self, name: str, frame: int) -> bool:
+        """Tell whether a pass ever answered an object on a frame, even if that was dropped since."""
+        query = "select 1 from shown where object = ? and frame = ?"
+        return self._rows.execute(query, (name, frame)).fetchone() is not None
+
     def drop(self, name: str, frames: range) -> None:
-        """Forget an object's answers on some frames."""
+        """Drop an object's answers on some frames, as they are stale."""
         self._rows.execute(
             "delete from answers where object = ? and frame >= ? and frame < ?", (name, frames.start, frames.stop)
         )
+
+    def forget(self, name: str) -> None:
+        """Forget an object."""
+        self._rows.execute("delete from answers where object = ?", (name,))
+        self._rows.execute("delete from shown where object = ?", (name,))
 
     def gaps(self, name: str, frames: range) -> Iterator[range]:
         """Yield the runs of frames on which nothing is known of an object."""

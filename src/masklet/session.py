@@ -108,7 +108,7 @@ class Session:
         if not self._official:
             self._forget_around(name, frame)
         if memory is not None:
-            corrects = tracked is not None or (name, frame) in self._followed
+            corrects = self._results.was_shown(name, frame) or (name, frame) in self._followed
             leads = corrects and (prompt.box is not None or prompt.mask is not None or not self._drawn(name))
             self._ranks[name, frame] = 1 + max(self._ranks.values(), default=0) if leads else 0
             self._keep(frame, {name: memory}, tracked)
@@ -137,7 +137,7 @@ class Session:
             raise BadPrompt(f"there is no object {name!r}: choose one of {', '.join(self.objects) or 'none yet'}")
         self._heard += 1
         self.tracker.remove(name)
-        self._results.drop(name, range(self.video.frame_count))
+        self._results.forget(name)
         self._said = {key: prompt for key, prompt in self._said.items() if key[0] != name}
         self._ranks = {key: rank for key, rank in self._ranks.items() if key[0] != name}
         self._followed = {key for key in self._followed if key[0] != name}
