@@ -107,11 +107,12 @@ def carry(looks: Tensor, size_hw: tuple[int, int], remembered: Sequence[Sequence
         sightings = remembered[rows[0]]
         if not sightings:
             continue
-        keys = torch.cat([_keys(sighting, distance, places) for sighting, distance in sightings] + [_new(asked)])
+        known = [_keys(sighting, distance, places) for sighting, distance in sightings]
+        newest = known[min(range(len(sightings)), key=lambda i: sightings[i][1])]
+        keys = torch.cat([*known, _new(asked)])
         covers = [torch.cat([sighting.cover for sighting, _ in remembered[row]]) for row in rows]
         values = functional.pad(torch.cat(covers, dim=1), (0, 0, 0, 1))  # [k*h*w + 1, 16*rows]; what is new is not it
-        newest = min(range(len(sightings)), key=lambda i: sightings[i][1])
-        for at in _within_reach(asked, keys, values, newest, size_hw).split(ROWS):
+        for at in _within_reach(asked, keys[values.amax(dim=1) > FAINT], newest, size_hw).split(ROWS):
             carried = (asked[at] @ keys.T).softmax(dim=1) @ values
             found[rows, at[:, None]] = carried.unflatten(1, (len(rows), -1))
     cells = functional.pixel_shuffle(found.transpose(1, 2).unflatten(2, size_hw), CELL)
@@ -181,19 +182,19 @@ def _new(asked: Tensor) -> Tensor:
     return functional.pad(asked.new_full((1, 1), LIKENESS * UNLIKE), (asked.shape[1] - 1, 0))
 
 
-def _within_reach(asked: Tensor, keys: Tensor, values: Tensor, newest: int, size_hw: tuple[int, int]) -> Tensor:
+def _within_reach(asked: Tensor, objects: Tensor, newest: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """Return the places to which some object may be carried, `[n]`: to all others it is by less than `EDGE`.
 
-    What the likeliest remembered place around it weighs is the least that all together weigh, so what shows objects
+    `objects` are the keys of places that show some, `newest` those of the nearest frame, `[h*w, 292]`.
+    What the likeliest place of that around it weighs is the least that all together weigh, so what shows objects
     has at most that share. Most of a picture need not be compared with all that is remembered.
     """
-    shows = values.amax(dim=1) > FAINT
-    known = functional.pad(keys[newest * len(asked) :][: len(asked)].unflatten(0, size_hw), (0, 0, *[AROUND] * 4))
+    known = functional.pad(newest.unflatten(0, size_hw), (0, 0, *[AROUND] * 4))
     asking = asked.unflatten(0, size_hw)
     least = torch.full_like(asking[..., 0], LIKENESS * UNLIKE)
     for y, x in product(range(2 * AROUND + 1), repeat=2):
         least = torch.maximum(least, (asking * known[y : y + size_hw[0], x : x + size_hw[1]]).sum(dim=2))
-    objects, others = keys[shows], least.flatten()[:, None]
+    others = least.flatten()[:, None]
     shares = [
         1 - torch.cat((some @ objects.T, other), dim=1).softmax(dim=1)[:, -1]
         for some, other in zip(asked.split(ROWS), others.split(ROWS), strict=True)
