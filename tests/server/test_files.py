@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from masklet.server.places import Places
 from masklet.server.problems import Refusal
 from masklet.server.signing import Signer
 from server.serving import CLICK, FRAMES, HOSTED, serving, wait_until
@@ -369,6 +370,17 @@ def test_too_many_uploads_at_once_are_asked_to_wait(tmp_path):
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "5")
         busy.close()
         wait_until(lambda: send(http, multipart((form("content"), b"frames"))).status_code == 201)
+
+
+def test_one_owner_holds_at_most_half_of_the_places_for_uploads():
+    places = Places(3)
+    with places.taken("alice"), places.taken("alice"):
+        with pytest.raises(Refusal, match="2 uploads of yours are under way"), places.taken("alice"):
+            pass
+        with places.taken("bob"), pytest.raises(Refusal, match="Too many uploads"), places.taken("carol"):
+            pass
+    with places.taken("alice"):
+        pass
 
 
 @pytest.fixture

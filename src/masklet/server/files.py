@@ -13,13 +13,12 @@ from masklet.server import schemas
 from masklet.server.bodies import StrictRoute
 from masklet.server.doors import ALWAYS, Here, Id, Name, Owner, bearer, refusals, signature
 from masklet.server.multipart import UNKNOWN_TYPE, receive_upload
-from masklet.server.problems import Refusal, not_found, throttled
+from masklet.server.problems import Refusal, not_found
 from masklet.server.schemas import describe_file
 from masklet.server.service import Service
 from masklet.server.sources import as_data_uri
 from masklet.server.stream import stream
 
-UPLOADS_RETRY_S = 5
 SEALED = {"Content-Security-Policy": "default-src 'none'; sandbox", "Cache-Control": "private, max-age=3600"}
 """A stored file is never shown as a page of this server, whatever is in it."""
 
@@ -73,9 +72,7 @@ UPLOAD = {
 )
 async def upload(request: Request, here: Here, owner: Owner) -> Response:
     """Upload a file, to name its address as an input."""
-    if here.upload_places.locked():
-        raise throttled(UPLOADS_RETRY_S, "Too many uploads are under way.")
-    async with here.upload_places:
+    with here.upload_places.taken(owner):
         file = await _receive(request, here, owner)
     return JSONResponse(describe_file(file, here.addresses(request)), 201)
 

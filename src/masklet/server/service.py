@@ -1,6 +1,5 @@
 """What both doors do: accept a prediction, wait for one, say where things are. Knows HTTP only as far as addresses."""
 
-import asyncio
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from masklet.jobs import (
     UnknownFile,
 )
 from masklet.server.catalog import Catalogue
+from masklet.server.places import Places
 from masklet.server.problems import InvalidField, Refusal, invalid_input, not_found, throttled
 from masklet.server.schemas import Addresses, describe
 from masklet.server.settings import Settings
@@ -78,7 +78,7 @@ class Service:
     feed: Feed
     signer: Signer
     secret: bytes
-    upload_places: asyncio.Semaphore
+    upload_places: Places
     retries: Retries = field(default_factory=Retries)
 
     @classmethod
@@ -92,7 +92,7 @@ class Service:
             Feed(store.version, store.events.changed),
             Signer(derive(secret, "addresses"), settings.url_s),
             secret,
-            asyncio.Semaphore(settings.uploads_at_once),
+            Places(settings.uploads_at_once),
         )
 
     def base(self, request: Request | None = None) -> str:

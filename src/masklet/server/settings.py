@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     json_bytes: Bytes = Field(14_000_000, description="Largest request body, uploads apart: a data: URI and some.")
     data_uri_bytes: Bytes = Field(10_000_000, description="Largest file inside a data: URI.")
     upload_bytes: Bytes = Field(500_000_000, description="Largest upload.")
-    uploads_at_once: Count = Field(16, description="Uploads under way at a time.")
+    uploads_at_once: Count = Field(16, description="Uploads under way at a time; of one owner half as many.")
     body_idle_s: Seconds = Field(20.0, description="A body that stops for so long is given up.")
     header_s: Seconds = Field(10.0, description="So long a client may take to say what it wants.")
     connections: Count = Field(1_024, description="Connections at a time; beyond, 503.")
