@@ -738,6 +738,14 @@ def test_an_official_checkpoint_is_fine_tuned_at_its_own_size_with_its_trunk_lef
     }
 
 
+def test_nano_fine_is_trained_at_its_own_size_and_what_comes_out_has_it(tmp_path):
+    run = prepare("nano", [write_dataset(tmp_path / "data")], tmp_path / "out", model="nano-fine", limits=Limits(1))
+    assert run.draw(0).side_px == 1280
+    run.step = run.limits.steps  # nothing is left to do but to write
+    train(run)
+    assert load_network(tmp_path / "out" / "model.safetensors").config.image_px == 1280
+
+
 def test_mistakes_are_explained(tmp_path):
     data = [write_dataset(tmp_path / "data")]
     with pytest.raises(BadWeights, match="nothing to resume"):

@@ -260,6 +260,23 @@ def test_saved_network_loads_again_to_the_last_bit(folder: Path) -> None:
     assert all(torch.equal(t, loaded.state_dict()[n]) for n, t in network.state_dict().items())
 
 
+def test_a_nano_of_another_input_size_keeps_it(folder: Path) -> None:
+    network = Network(NANO)
+    network.take_pictures_of(1280)
+    save_network(network, folder / "large.safetensors")
+    assert load_network(folder / "large.safetensors", device="cpu").config.image_px == 1280
+    save_network(Network(NANO), folder / "own.safetensors")
+    assert load_network(folder / "own.safetensors", device="cpu").config.image_px == NANO.image_px
+
+
+@pytest.mark.parametrize("said", ["0", "-1", "1e3", "4097", "9" * 5000, "\u0661", ""])
+def test_an_input_size_that_is_none_is_refused(folder: Path, said: str) -> None:
+    path = folder / "nano.safetensors"
+    save_file(Network(NANO).state_dict(), path, metadata={"image_px": said})
+    with pytest.raises(BadWeights, match=r"image_px must be 1\.\.4096"):
+        load_network(path, device="cpu")
+
+
 def test_same_network_gives_the_same_file_to_the_byte(folder: Path) -> None:
     network, notes = Network(NANO), {"edition": "2", "license": "Apache-2.0", "steps": "1", "seed": "0"}
     for name in ("one", "other"):

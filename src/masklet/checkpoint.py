@@ -42,6 +42,17 @@ def read_tensors(path: Path) -> Mapping[str, Tensor]:
     return weights
 
 
+def read_notes(path: Path) -> Mapping[str, str]:
+    """Return what safetensors say beside their tensors; other formats say nothing."""
+    if _head(path)[4:9] != b"\0\0\0\0{":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as held:
+            return held.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise BadWeights(f"{path} is damaged or cut short ({error}): download it again") from error
+
+
 def _head(path: Path) -> bytes:
     try:
         with path.open("rb") as file:

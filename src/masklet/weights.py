@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from masklet.catalogue import MODELS, Model
-from masklet.checkpoint import read_tensors
+from masklet.checkpoint import read_notes, read_tensors
 from masklet.errors import BadWeights
 from masklet.files import atomic_write, make_folder
 from masklet.model.config import HIERA, NANO, ModelConfig, sam2_config
@@ -41,6 +41,8 @@ POINTER_TIMES = ("obj_ptr_tpos_proj.weight", "temporal_positional_encoding_proje
 """In revision 2.1 and not in 2.0; officially and at Hugging Face."""
 HEARD = "memory_attention.layers.0.cross_attn_image.out_proj.weight"
 """All zero in a nano whose memory was never trained: then nothing that is remembered is heard, and none is kept."""
+INPUT_PX, MOST_PX = "image_px", 4096
+"""A note in the file of a nano that was trained for another input size than nano's own, and its limit."""
 KINDS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -55,7 +57,7 @@ def load_network(model: str | Path = "nano", *, device: str = "auto", dtype: str
     weights = read_tensors(path)
     config = infer_config(weights, path)
     if config.is_nano and HEARD in weights:
-        config = replace(config, remembers=bool(weights[HEARD].any()))
+        config = replace(config, remembers=bool(weights[HEARD].any()), image_px=_input_px(path))
     if (known := MODELS.get(str(model))) is not None:
         config = replace(config, image_px=known.config.image_px)
     network = Network(config)
@@ -125,12 +127,13 @@ def verify_model(model: str) -> str:
 def save_network(network: Network, path: str | Path, *, metadata: Mapping[str, str] | None = None) -> None:
     """Write a network's weights as safetensors with official names; they load again with `load_network`.
 
-    The same weights and metadata give the same file to the byte.
+    So does the input size of a nano. The same weights and metadata give the same file to the byte.
     """
-    path = Path(path)
+    path, px = Path(path), network.config.image_px
+    own_size = {INPUT_PX: str(px)} if network.config.is_nano and px != NANO.image_px else {}
     make_folder(path.parent)
     with atomic_write(path) as draft:  # not by safetensors itself, whose files nobody else may read
-        draft.write(_packed(network.state_dict(), metadata or {}))
+        draft.write(_packed(network.state_dict(), {**(metadata or {}), **own_size}))
 
 
 def _packed(weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -165,6 +168,14 @@ def infer_config(weights: Mapping[str, Tensor], path: Path) -> ModelConfig:
     other = any(name.startswith(SAM_1) for name in weights)
     what = "a SAM 1 checkpoint" if other else f"no SAM 2 checkpoint ({len(blocks)} trunk blocks)"
     raise BadWeights(f"{path} is {what}: masklet reads SAM 2.0, SAM 2.1 and its own models")
+
+
+def _input_px(path: Path) -> int:
+    """Return the long side of the pictures that a nano in a file was trained for."""
+    said = read_notes(path).get(INPUT_PX, str(NANO.image_px))
+    if not (said.isascii() and said.isdigit() and len(said) <= len(str(MOST_PX)) and 0 < int(said) <= MOST_PX):
+        raise BadWeights(f"{path} asks for pictures of {said[:20]!r} px: {INPUT_PX} must be 1..{MOST_PX}")
+    return int(said)
 
 
 def _fill(network: Network, weights: Mapping[str, Tensor], path: Path) -> None:
