@@ -10,7 +10,8 @@ from PIL import Image
 
 from masklet.answers import amended, put
 from masklet.inputs import boxes_around, framed, points_of
-from masklet.model.network import ABSENT, Points, Recollection
+from masklet.masks import box_of
+from masklet.model.network import ABSENT, Network, Points, Recollection
 from masklet.prompts import Box, Click, Prompt
 from masklet.session import Session
 from masklet.tracker import Tracker
@@ -238,3 +239,21 @@ def test_a_negative_click_inside_a_good_mask_leaves_most_of_it(bunny):
     assert not after[int(y), int(x)]
     assert not (after & ~before).sum() > 0.02 * before.sum()
     assert after.sum() > 0.1 * before.sum()
+
+
+@pytest.mark.parametrize("clicks", [(), (Click(64, 48),)], ids=["alone", "with a click"])
+def test_a_box_is_asked_about_again_with_what_was_found_as_a_mask(monkeypatch, clicks):
+    answer, asked = Network.answer, []
+
+    def heard(network, image, fine, points, mask):
+        asked.append((points.labels.tolist(), mask))
+        return answer(network, image, fine, points, mask)
+
+    monkeypatch.setattr(Network, "answer", heard)
+    tracker = Tracker(nano(), height=HEIGHT, width=WIDTH)
+    x0, y0, x1, y1 = map(float, box_of(disc(0)))
+    tracker.prompt(tracker.see(picture(0)), Prompt("disc", 0, clicks=clicks, box=Box(x0, y0, x1, y1)))
+    (labels, nothing), (again, mask) = asked
+    assert labels == again == [[2, 3, *(1 for _ in clicks)]]
+    assert nothing is None
+    assert iou(tracker.enlarge(mask[0, 0].numpy()) > 0, disc(0)) > 0.9

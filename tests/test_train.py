@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from clips import FRAMES, HEIGHT, WIDTH, ball, disc, iou, nano, picture, tiny
 from PIL import Image
 
+from masklet.answers import asked_again
 from masklet.cli import TRAININGS, cli
 from masklet.errors import BadPrompt, BadVideo, BadWeights, Cancelled
 from masklet.masks import box_of
@@ -115,7 +116,12 @@ GOOD, POOR = 4 * torch.tensor([[1.0, 1.0], [-1.0, -1.0]]), 4 * torch.tensor([[1.
 
 @pytest.mark.parametrize(
     ("judged", "learning", "rated"),
-    [("one", {0}, {0}), ("three", {2}, {1, 2, 3}), ("all", {0, 2}, {0, 1, 2, 3})],
+    [
+        ("one", {0}, {0}),
+        ("three", {2}, {1, 2, 3}),
+        ("rated", {2}, {0, 1, 2, 3}),
+        ("all", {0, 2}, {0, 1, 2, 3}),
+    ],
 )
 def test_of_three_readings_the_best_learns_its_mask_and_all_learn_to_rate_themselves(judged, learning, rated):
     logits = torch.stack([POOR, POOR, GOOD, -GOOD])[None].requires_grad_(True)
@@ -315,6 +321,27 @@ def test_of_a_tracked_frame_the_mask_that_is_shown_is_judged(monkeypatch):
     assert len(tracked) == 2
     for answers, shown in tracked:
         assert (answers == shown[:, None]).flatten(2).all(dim=2).any(dim=1).all()
+
+
+@pytest.mark.parametrize(("network", "again"), [(nano, ["grow"]), (tiny, [])])
+def test_one_click_is_asked_again_as_nano_does_and_judged_both_times(network, again, monkeypatch):
+    judged, found = [], []
+    monkeypatch.setattr(
+        "masklet.train.unroll._Run._judge",
+        lambda run, rows, answers, logits, tokens, asked: judged.append((asked, tokens, answers.logits)),
+    )
+    monkeypatch.setattr(
+        "masklet.answers.asked_again", lambda *question: found.append(asked_again(*question)) or found[-1]
+    )
+    person = Person(short(1), np.random.default_rng(0))
+    person.kinds, person.rounds = ["click", "click"], Counter()
+    with torch.no_grad():
+        unroll(network(), short(1), person)
+    assert [asked for asked, _, _ in judged] == ["click", *again]
+    assert judged[0][1] == ("rated" if again else "three")
+    for _, tokens, logits in judged[1:]:
+        assert tokens == "one"
+        assert torch.equal(logits, found[0].logits)
 
 
 def test_an_object_that_came_back_elsewhere_teaches_only_a_network_that_remembers():

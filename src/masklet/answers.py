@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from masklet.inputs import boxes_around, framed, with_boxes
+from masklet.inputs import boxes_around, dense, framed, with_boxes
 from masklet.model.colours import CELL
 from masklet.model.mask_decoder import Answers
 from masklet.model.network import CERTAIN, PLAUSIBLE, Decoded, Features, Network, Points
@@ -67,10 +67,10 @@ def chosen(
         return decoded
     if points.ambiguous:
         decoded = grown(network, image, points, decoded, answers.ious[:, 0])
-    sharp = [sharpened(mask, features.early, learned(features.early, mask > 0)) for mask in decoded.logits[:, 0]]
-    decoded = replace(decoded, logits=torch.stack(sharp)[:, None])
+    decoded = _with_own_edges(features, decoded)
     if kept is None:
-        return decoded
+        boxed = bool((points.labels == BOX_TOP_LEFT).any())
+        return drawn_again(network, features, image, points, decoded) if boxed else decoded
     pieces = [partial(smallest, network, features, image[row : row + 1]) for row in range(len(image))]
     gone = ~((kept > 0).flatten(1).any(1) | (points.labels == POSITIVE).any(1))  # and nothing is said to be there
     return replace(
@@ -87,9 +87,8 @@ def grown(network: Network, image: Tensor, clicks: Points, decoded: Decoded, iou
     are predicted of the single answers to the clicks alone.
     """
     for _ in range(MOST_GROWTHS):
-        points = with_boxes(boxes_around(decoded.logits, GROWTH), clicks)
         with torch.no_grad():
-            wider = network.answer(image, None, points, None)
+            wider = asked_again(network, image, clicks, decoded)
         better = (wider.ious[:, 0] > ious) & (decoded.scores > 0)
         if not better.any():
             break
@@ -100,6 +99,25 @@ def grown(network: Network, image: Tensor, clicks: Points, decoded: Decoded, iou
             ious=torch.where(better, ious, decoded.ious),
         )
     return decoded
+
+
+def drawn_again(network: Network, features: Features, image: Tensor, points: Points, decoded: Decoded) -> Decoded:
+    """Show the decoder its answer to a box with the edges that the answer's own model gave it, and take the next."""
+    with torch.no_grad():
+        answers = network.answer(image, features.fine, points, dense(decoded.logits))
+    return _with_own_edges(features, replace(decoded, logits=answers.logits[:, :1], ious=answers.ious[:, 0]))
+
+
+def _with_own_edges(features: Features, decoded: Decoded) -> Decoded:
+    """Sharpen each mask by what is learned from itself."""
+    sharp = [sharpened(mask, features.early, learned(features.early, mask > 0)) for mask in decoded.logits[:, 0]]
+    return replace(decoded, logits=torch.stack(sharp)[:, None])
+
+
+def asked_again(network: Network, image: Tensor, clicks: Points, decoded: Decoded) -> Answers:
+    """Return the answers to clicks and a box slightly larger than what was found."""
+    points = with_boxes(boxes_around(decoded.logits, GROWTH), clicks)
+    return network.answer(image, None, points, None)
 
 
 def smallest(network: Network, features: Features, image: Tensor, xy: Tensor) -> Tensor:

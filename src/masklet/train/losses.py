@@ -21,8 +21,9 @@ SUMMED_FOCAL = 1.0
 are, and the few clips on which it is surely wrong would be all that is learned from (`docs/nano.md`)."""
 ALPHA, GAMMA = 0.25, 2.0
 
-Judged = Literal["one", "three", "all"]
-"""Which mask tokens answer for a prompt: token 0; the best of the three readings; or both."""
+Judged = Literal["one", "three", "rated", "all"]
+"""Which mask tokens answer for a prompt: token 0; the best of the three readings; that, but token 0 learns to rate
+itself too, as nano compares with it what it finds when it asks again; or both."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +101,8 @@ def judge(answers: Answers, truth: Truth, judged: Judged, *, weight: float = FOC
     rating = (ious - overlap(logits, real)).abs()
     best = 1 + (weight * focal + DICE * dice)[:, 1:].argmin(dim=1, keepdim=True)
     first = torch.zeros_like(best)
-    tokens = {"one": first, "three": best, "all": torch.cat((first, best), dim=1)}[judged]
-    rated = {"one": rating[:, :1], "three": rating[:, 1:], "all": rating}[judged]
+    tokens = {"one": first, "three": best, "rated": best, "all": torch.cat((first, best), dim=1)}[judged]
+    rated = {"one": rating[:, :1], "three": rating[:, 1:]}.get(judged, rating)
     occlusion = functional.binary_cross_entropy_with_logits(
         answers.scores[:, 0].float(), truth.present.float(), reduction="none"
     )

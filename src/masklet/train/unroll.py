@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masklet.answers import chosen, put
+from masklet.answers import asked_again, chosen, put
 from masklet.inputs import Geometry, dense, input_mask, points_of
 from masklet.memory import Memory, MemoryBank, reach_of
 from masklet.model.mask_decoder import Answers
@@ -42,7 +42,7 @@ class Step:
     frame: int
     rows: tuple[int, ...]
     asked: str
-    """`click`, `box`, `track` or `correct`."""
+    """`click`, `grow`, `box`, `track` or `correct`."""
     verdict: Verdict
     overlaps: Tensor
     """`[b]`, intersection over union of each chosen mask with the truth."""
@@ -181,8 +181,17 @@ class _Run:
         answers = self.network.answer(image, self.features.fine, points, logits)
         kept = logits if self.at and asked == "correct" else None
         decoded = chosen(self.network, self.features, image, points, answers, kept)
-        self._judge(rows, answers, decoded.logits, "three" if points.ambiguous else "one", asked)
+        again = points.ambiguous and self.network.config.is_nano
+        self._judge(rows, answers, decoded.logits, "rated" if again else "three" if points.ambiguous else "one", asked)
+        if again:
+            self._ask_again(rows, image, points, answers)
         self._remember(rows, decoded)
+
+    def _ask_again(self, rows: Sequence[int], image: Tensor, points: Points, answers: Answers) -> None:
+        """Judge what nano's decoder makes of a box around what one click found: the whole thing, and its rating."""
+        found = self.network.choose(answers, ambiguous=True)
+        wider = asked_again(self.network, image, points, found)
+        self._judge(rows, wider, wider.logits[:, :1], "one", "grow")
 
     def _remember(self, rows: Sequence[int], decoded: Decoded) -> None:
         kept = memories_of(self.network, self.features, decoded, self.frame, prompted=True)
