@@ -28,3 +28,9 @@ def test_one_training_is_its_own_mean(script: ModuleType) -> None:
     alone = load_network("nano", device="cpu").state_dict()
     averaged = script.mean([load_network("nano", device="cpu")]).state_dict()
     assert all(torch.equal(weights, averaged[name]) for name, weights in alone.items())
+
+
+def test_what_is_the_same_in_both_is_left_out(script: ModuleType) -> None:
+    nano, trained = (load_network("nano", device="cpu") for _ in range(2))
+    trained.sam_mask_decoder.iou_token.weight.add_(1)
+    assert list(script.what_differs(trained, nano)) == ["sam_mask_decoder.iou_token.weight"]

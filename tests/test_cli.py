@@ -530,7 +530,8 @@ def test_models_lists_every_model_and_where_it_is(work):
     assert done.code == 0
     lines = done.out.splitlines()
     embedded, others = lines[:2], lines[2:]
-    assert all(re.fullmatch(r"nano(-fine)? +29 MB  /.+/embedded/nano\.safetensors", line) for line in embedded)
+    for line, name, size in zip(embedded, ("nano", "nano-fine"), (29, 8), strict=True):
+        assert re.fullmatch(rf"{name} +{size} MB  /.+/embedded/{name}\.safetensors", line)
     assert (len(embedded), len(others)) == (2, 8)
     assert all(re.fullmatch(r"sam2(\.1)?-[a-z-]+ +\d+ MB  from facebook/sam2(\.1)?-hiera-[a-z-]+", o) for o in others)
     assert "--model NAME" in done.err
@@ -558,7 +559,7 @@ def test_doctor_finds_this_installation_well(work):
     done = masklet("doctor", "--json", cwd=work)
     assert done.code == 0
     found = {finding["subject"]: finding for finding in json.loads(done.out)}
-    assert list(found) == ["versions", "devices", "video", "nano", "temporary files", "results"]
+    assert list(found) == ["versions", "devices", "video", "nano", "nano-fine", "temporary files", "results"]
     assert all(finding["ok"] for finding in found.values())
     assert found["versions"]["detail"].startswith(
         f"Python {sys.version.split()[0]}, masklet {package.__version__}, torch "
@@ -569,8 +570,8 @@ def test_doctor_with_a_problem_is_code_1_and_says_the_way_out(work):
     done = masklet("doctor", cwd=work, before=shell.no_file_above(0))
     assert done.code == 1
     lines = done.out.splitlines()
-    assert [line.split()[0] for line in lines] == ["ok"] * 4 + ["PROBLEM", "ok"]
-    problem = lines[4]
+    assert [line.split()[0] for line in lines] == ["ok"] * 5 + ["PROBLEM", "ok"]
+    problem = lines[5]
     assert re.search("temporary files .*No usable temporary directory .*set TMPDIR", problem)
 
 

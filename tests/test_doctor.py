@@ -77,17 +77,18 @@ def test_a_folder_that_may_not_be_written_to_is_a_problem(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda path: path.unlink(), "the embedded model is missing .*: reinstall masklet"),
-        (lambda path: os.truncate(path, 1000), "nano.safetensors (is|cannot)"),
+        (lambda path: path.unlink(), "the embedded model nano(-fine)? is missing .*: reinstall masklet"),
+        (lambda path: os.truncate(path, 1000), r"nano(-fine)?\.safetensors (is|cannot)"),
     ],
     ids=["missing", "truncated"],
 )
-def test_a_damaged_model_is_a_problem_that_is_named(tmp_path, damage, said):
+@pytest.mark.parametrize("model", ["nano", "nano-fine"])
+def test_a_damaged_model_is_a_problem_that_is_named(tmp_path, damage, said, model):
     home = Path(masklet.__file__).parent
     copy = shutil.copytree(home, tmp_path / "masklet", ignore=shutil.ignore_patterns("__pycache__"))
-    damage(copy / "embedded" / "nano.safetensors")
+    damage(copy / "embedded" / f"{model}.safetensors")
     path = f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}"
-    ok, detail = examined(tmp_path, PYTHONPATH=path)["nano"]
+    ok, detail = examined(tmp_path, PYTHONPATH=path)[model]
     assert not ok
     assert str(copy) in detail
     assert re.search(said, detail)

@@ -14,8 +14,10 @@ class Model:
     size_mb: float
     licence: str = "Apache-2.0"
     repository: str | None = None
-    """On the Hugging Face hub; None for the embedded model."""
+    """On the Hugging Face hub; None for the embedded models."""
     file: str | None = None
+    shares: str | None = None
+    """The model whose weights it has where its own file gives none."""
     sha256: str | None = None
     url: str | None = None
     """Where Meta itself publishes the file."""
@@ -39,8 +41,8 @@ def _official(size: str, revision: Revision, size_mb: float, sha256: str) -> Mod
 MODELS = {
     model.name: model
     for model in (
-        Model("nano", NANO, 29.0),
-        Model("nano-fine", replace(NANO, image_px=1280), 29.0),  # the same file, and larger pictures
+        Model("nano", NANO, 29.0, file="nano.safetensors"),
+        Model("nano-fine", replace(NANO, image_px=1280), 8.1, file="nano-fine.safetensors", shares="nano"),
         _official("tiny", "2.1", 156.0, "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69"),
         _official("small", "2.1", 184.4, "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38"),
         _official("base-plus", "2.1", 323.6, "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5"),

@@ -14,6 +14,7 @@ from masklet.errors import Problem
 from masklet.video import can_write
 from masklet.weights import load_network
 
+EMBEDDED = ("nano", "nano-fine")
 ROOM_GB = 1.0
 """Below this, long videos will not fit: masks wait among the temporary files, and results go to the current folder."""
 
@@ -29,7 +30,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at everything that masklet needs."""
-    return [_versions(), _devices(), _codecs(), _embedded(), _temporary(), _results()]
+    return [_versions(), _devices(), _codecs(), *map(_embedded, EMBEDDED), _temporary(), _results()]
 
 
 def _versions() -> Finding:
@@ -51,12 +52,12 @@ def _codecs() -> Finding:
     return Finding("video", False, "no H.264 encoder: reinstall with 'pip install --force-reinstall av'")
 
 
-def _embedded() -> Finding:
+def _embedded(model: str) -> Finding:
     try:
-        network = load_network("nano", device="cpu")
+        network = load_network(model, device="cpu")
     except Problem as problem:
-        return Finding("nano", False, str(problem))
-    return Finding("nano", True, f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} million parameters")
+        return Finding(model, False, str(problem))
+    return Finding(model, True, f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} million parameters")
 
 
 def _temporary() -> Finding:

@@ -53,12 +53,14 @@ def load_network(model: str | Path = "nano", *, device: str = "auto", dtype: str
     """
     chosen = _device(device)
     kind = _dtype(dtype, chosen)
-    path = find_weights(model)
+    path, known = find_weights(model), MODELS.get(str(model))
     weights = read_tensors(path)
+    if known is not None and known.shares is not None:
+        weights = {**read_tensors(find_weights(known.shares)), **weights}
     config = infer_config(weights, path)
     if config.is_nano and HEARD in weights:
         config = replace(config, remembers=bool(weights[HEARD].any()), image_px=_input_px(path))
-    if (known := MODELS.get(str(model))) is not None:
+    if known is not None:
         config = replace(config, image_px=known.config.image_px)
     network = Network(config)
     _fill(network, weights, path)
@@ -70,7 +72,7 @@ def find_weights(model: str | Path) -> Path:
     name = str(model)
     known = next((known for known in MODELS.values() if name in (known.name, known.repository)), None)
     if known is not None:
-        return _embedded() if known.repository is None else _fetch(known)
+        return _embedded(known) if known.repository is None else _fetch(known)
     if os.path.isdir(name):
         file = Path(name, HUB_FILE)
         if not file.is_file():
@@ -129,11 +131,16 @@ def save_network(network: Network, path: str | Path, *, metadata: Mapping[str, s
 
     So does the input size of a nano. The same weights and metadata give the same file to the byte.
     """
-    path, px = Path(path), network.config.image_px
+    px = network.config.image_px
     own_size = {INPUT_PX: str(px)} if network.config.is_nano and px != NANO.image_px else {}
+    write_tensors(network.state_dict(), Path(path), {**(metadata or {}), **own_size})
+
+
+def write_tensors(weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write tensors as a safetensors file."""
     make_folder(path.parent)
     with atomic_write(path) as draft:  # not by safetensors itself, whose files nobody else may read
-        draft.write(_packed(network.state_dict(), {**(metadata or {}), **own_size}))
+        draft.write(_packed(weights, metadata))
 
 
 def _packed(weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -197,17 +204,17 @@ def _fill(network: Network, weights: Mapping[str, Tensor], path: Path) -> None:
     network.load_state_dict(weights)
 
 
-def _embedded() -> Path:
-    path = Path(str(files("masklet") / "embedded" / "nano.safetensors"))
+def _embedded(model: Model) -> Path:
+    path = Path(str(files("masklet") / "embedded" / str(model.file)))
     if not path.is_file():
-        raise BadWeights(f"the embedded model is missing ({path}): reinstall masklet")
+        raise BadWeights(f"the embedded model {model.name} is missing ({path}): reinstall masklet")
     return path
 
 
 def _local(model: Model) -> Path | None:
     """Return where a known model is on this machine; the official file, or else what transformers uses."""
     if model.repository is None or model.file is None:
-        return _embedded()
+        return _embedded(model)
     for name in (model.file, HUB_FILE):
         cached = try_to_load_from_cache(model.repository, name)
         if isinstance(cached, str):

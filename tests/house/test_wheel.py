@@ -39,7 +39,8 @@ def test_the_wheel_holds_every_source_file_the_model_and_the_licences(wheel):
         assert b"masklet = masklet.cli:main" in held.read(f"{about}/entry_points.txt")
         described = held.read(f"{about}/METADATA").decode()
     ours = {f"masklet/{path.relative_to(SOURCE)}" for path in SOURCE.rglob("*") if path.suffix in KEPT}
-    assert {"masklet/py.typed", "masklet/embedded/nano.safetensors", "masklet/__main__.py"} <= ours <= names
+    models = {f"masklet/embedded/{name}.safetensors" for name in ("nano", "nano-fine")}
+    assert models | {"masklet/py.typed", "masklet/__main__.py"} <= ours <= names
     assert {f"{about}/licenses/LICENSE", f"{about}/licenses/NOTICE"} <= names
     assert not [name for name in names if name.startswith(("tests", "bench", "scripts", "examples"))]
     assert "License-Expression: Apache-2.0" in described

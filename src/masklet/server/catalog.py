@@ -181,8 +181,9 @@ def _fingerprint(weights: str) -> str:
     known = MODELS.get(weights)
     if known is not None and known.sha256 is not None:
         return known.sha256
-    path = Path(str(files("masklet") / "embedded" / "nano.safetensors")) if known is not None else Path(weights)
-    return _sha256(path) if path.is_file() else weights
+    path = Path(weights) if known is None else Path(str(files("masklet") / "embedded" / str(known.file)))
+    rest = _fingerprint(known.shares) if known is not None and known.shares is not None else ""
+    return (_sha256(path) if path.is_file() else weights) + rest
 
 
 def _sha256(path: Path) -> str:
