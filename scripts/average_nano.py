@@ -53,7 +53,7 @@ def main() -> None:
         save_network(halved, arguments.out, metadata=METADATA)
     digest = hashlib.sha256(arguments.out.read_bytes()).hexdigest()
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB, sha256 {digest}")
-    nano.load_state_dict(new, strict=False)
+    nano.load_state_dict(new, strict=False)  # not `halved`: a mean's -0.0 may be nano's 0.0, and the hash tells them
     pairs = zip(masks(exact), masks(nano.float()), strict=True)
     least = min(
         region_similarity(one, other) for ones, others in pairs for one, other in zip(ones, others, strict=True)

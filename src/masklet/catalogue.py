@@ -1,6 +1,8 @@
 """The models that masklet knows by name: their shape, where they come from, and how to tell the right file."""
 
 from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
 
 from masklet.model.config import NANO, ModelConfig, Revision, sam2_config
 
@@ -12,10 +14,10 @@ class Model:
     name: str
     config: ModelConfig
     size_mb: float
+    file: str
     licence: str = "Apache-2.0"
     repository: str | None = None
     """On the Hugging Face hub; None for the embedded models."""
-    file: str | None = None
     shares: str | None = None
     """The model whose weights it has where its own file gives none."""
     sha256: str | None = None
@@ -31,8 +33,8 @@ def _official(size: str, revision: Revision, size_mb: float, sha256: str) -> Mod
         name=f"{prefix}-{size}",
         config=sam2_config(size, revision),
         size_mb=size_mb,
-        repository=f"facebook/{prefix}-hiera-{size}",
         file=file,
+        repository=f"facebook/{prefix}-hiera-{size}",
         sha256=sha256,
         url=f"https://dl.fbaipublicfiles.com/segment_anything_2/{date}/{file}",
     )
@@ -41,8 +43,8 @@ def _official(size: str, revision: Revision, size_mb: float, sha256: str) -> Mod
 MODELS = {
     model.name: model
     for model in (
-        Model("nano", NANO, 29.0, file="nano.safetensors"),
-        Model("nano-fine", replace(NANO, image_px=1280), 8.1, file="nano-fine.safetensors", shares="nano"),
+        Model("nano", NANO, 29.0, "nano.safetensors"),
+        Model("nano-fine", replace(NANO, image_px=1280), 8.1, "nano-fine.safetensors", shares="nano"),
         _official("tiny", "2.1", 156.0, "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69"),
         _official("small", "2.1", 184.4, "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38"),
         _official("base-plus", "2.1", 323.6, "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5"),
@@ -54,3 +56,10 @@ MODELS = {
     )
 }
 """Quickest to try first: nano needs no download, 2.1 is better than 2.0."""
+EMBEDDED = tuple(model for model in MODELS.values() if model.repository is None)
+"""They need no download."""
+
+
+def embedded_file(model: Model) -> Path:
+    """Return where an embedded model should be."""
+    return Path(str(files("masklet") / "embedded" / model.file))

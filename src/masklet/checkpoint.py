@@ -6,8 +6,10 @@ it runs and nothing of it is inflated; everything else than a table of plain ten
 
 import pickletools
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,8 +32,7 @@ NUMBERS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 def read_tensors(path: Path) -> Mapping[str, Tensor]:
     """Return the tensors in a file by name, on the processor, mapped from the file where it allows that."""
     head = _head(path)
-    # The first bytes of safetensors are a number, which may look like any other format: ask for what follows it.
-    if head[4:9] == b"\0\0\0\0{":
+    if _begins_safetensors(head):
         weights = _read_safetensors(path)
     elif head.startswith(b"PK\x03\x04"):
         weights = _read_torch(path)
@@ -44,13 +45,15 @@ def read_tensors(path: Path) -> Mapping[str, Tensor]:
 
 def read_notes(path: Path) -> Mapping[str, str]:
     """Return what safetensors say beside their tensors; other formats say nothing."""
-    if _head(path)[4:9] != b"\0\0\0\0{":
+    if not _begins_safetensors(_head(path)):
         return {}
-    try:
-        with safe_open(path, framework="pt") as held:
-            return held.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise BadWeights(f"{path} is damaged or cut short ({error}): download it again") from error
+    with _open_safetensors(path) as held:
+        return held.metadata() or {}
+
+
+def _begins_safetensors(head: bytes) -> bool:
+    """Tell by what follows the first bytes: they are a number, which may look like any other format."""
+    return head[4:9] == b"\0\0\0\0{"
 
 
 def _head(path: Path) -> bytes:
@@ -111,9 +114,16 @@ def _refuse_traps(path: Path) -> None:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    with _open_safetensors(path) as held:
+        return {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def _open_safetensors(path: Path) -> Iterator[Any]:
+    """Open a file; whatever goes wrong with it, now or later, is `BadWeights`."""
     try:
         with safe_open(path, framework="pt") as held:
-            return {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
+            yield held
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise BadWeights(f"{path} is damaged or cut short ({error}): download it again") from error
 

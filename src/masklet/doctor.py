@@ -10,11 +10,11 @@ from importlib.metadata import version
 
 import torch
 
+from masklet.catalogue import EMBEDDED
 from masklet.errors import Problem
 from masklet.video import can_write
 from masklet.weights import load_network
 
-EMBEDDED = ("nano", "nano-fine")
 ROOM_GB = 1.0
 """Below this, long videos will not fit: masks wait among the temporary files, and results go to the current folder."""
 
@@ -30,7 +30,8 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at everything that masklet needs."""
-    return [_versions(), _devices(), _codecs(), *map(_embedded, EMBEDDED), _temporary(), _results()]
+    embedded = [_embedded(model.name) for model in EMBEDDED]
+    return [_versions(), _devices(), _codecs(), *embedded, _temporary(), _results()]
 
 
 def _versions() -> Finding:

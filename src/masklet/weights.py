@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save
 from torch import Tensor
 
-from masklet.catalogue import MODELS, Model
+from masklet.catalogue import MODELS, Model, embedded_file
 from masklet.checkpoint import read_notes, read_tensors
 from masklet.errors import BadWeights
 from masklet.files import atomic_write, make_folder
@@ -59,9 +58,8 @@ def load_network(model: str | Path = "nano", *, device: str = "auto", dtype: str
         weights = {**read_tensors(find_weights(known.shares)), **weights}
     config = infer_config(weights, path)
     if config.is_nano and HEARD in weights:
-        config = replace(config, remembers=bool(weights[HEARD].any()), image_px=_input_px(path))
-    if known is not None:
-        config = replace(config, image_px=known.config.image_px)
+        image_px = _input_px(path) if known is None else known.config.image_px
+        config = replace(config, remembers=bool(weights[HEARD].any()), image_px=image_px)
     network = Network(config)
     _fill(network, weights, path)
     return network.to(chosen, kind).eval().requires_grad_(False)
@@ -205,7 +203,7 @@ def _fill(network: Network, weights: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _embedded(model: Model) -> Path:
-    path = Path(str(files("masklet") / "embedded" / str(model.file)))
+    path = embedded_file(model)
     if not path.is_file():
         raise BadWeights(f"the embedded model {model.name} is missing ({path}): reinstall masklet")
     return path
@@ -213,7 +211,7 @@ def _embedded(model: Model) -> Path:
 
 def _local(model: Model) -> Path | None:
     """Return where a known model is on this machine; the official file, or else what transformers uses."""
-    if model.repository is None or model.file is None:
+    if model.repository is None:
         return _embedded(model)
     for name in (model.file, HUB_FILE):
         cached = try_to_load_from_cache(model.repository, name)
@@ -228,7 +226,7 @@ def _fetch(model: Model) -> Path:
     if local is not None:
         return local
     advice = f"download {model.url} and give its path to --model, or use nano, which needs no download"
-    path = _from_hub(model.repository or "", model.file or "", advice=f"for {model.name}, {advice}")
+    path = _from_hub(model.repository or "", model.file, advice=f"for {model.name}, {advice}")
     if (digest := _sha256(path)) != model.sha256:
         path.resolve().unlink()
         raise BadWeights(

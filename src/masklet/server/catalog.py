@@ -10,11 +10,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from masklet.catalogue import MODELS
+from masklet.catalogue import MODELS, embedded_file
 from masklet.request import Option, options
 
 HOSTED = ("meta", "sam-2-video")
@@ -181,7 +180,7 @@ def _fingerprint(weights: str) -> str:
     known = MODELS.get(weights)
     if known is not None and known.sha256 is not None:
         return known.sha256
-    path = Path(weights) if known is None else Path(str(files("masklet") / "embedded" / str(known.file)))
+    path = Path(weights) if known is None else embedded_file(known)
     rest = _fingerprint(known.shares) if known is not None and known.shares is not None else ""
     return (_sha256(path) if path.is_file() else weights) + rest
 

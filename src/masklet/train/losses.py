@@ -102,7 +102,7 @@ def judge(answers: Answers, truth: Truth, judged: Judged, *, weight: float = FOC
     best = 1 + (weight * focal + DICE * dice)[:, 1:].argmin(dim=1, keepdim=True)
     first = torch.zeros_like(best)
     tokens = {"one": first, "three": best, "rated": best, "all": torch.cat((first, best), dim=1)}[judged]
-    rated = {"one": rating[:, :1], "three": rating[:, 1:]}.get(judged, rating)
+    rated = {"one": rating[:, :1], "three": rating[:, 1:], "rated": rating, "all": rating}[judged]
     occlusion = functional.binary_cross_entropy_with_logits(
         answers.scores[:, 0].float(), truth.present.float(), reduction="none"
     )
